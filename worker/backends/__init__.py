@@ -1,0 +1,1 @@
+"""The model servers: one OpenAI-compatible client, a page of differences each."""

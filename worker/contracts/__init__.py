@@ -1,0 +1,1 @@
+"""What producers send and get back, one file a task family."""

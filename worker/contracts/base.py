@@ -1,0 +1,154 @@
+"""Common to every task: how arguments are read, the options, and the `meta` of a result."""
+
+import re
+from difflib import get_close_matches
+from typing import Annotated, Any, ClassVar, Literal, Self, TypedDict
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+
+from worker.errors import InvalidTask
+
+Json = dict[str, Any]
+
+_UNCARRIABLE = re.compile("[\0\ud800-\udfff]")
+
+
+def clean_text(value: object) -> object:
+    """Refuse text that JSON, UTF-8 or a tokenizer cannot carry: NUL bytes and lone surrogates.
+
+    Raises:
+        ValueError: with the position of the first such character.
+    """
+    if isinstance(value, str) and (found := _UNCARRIABLE.search(value)):
+        kind = "a NUL byte" if found.group() == "\0" else "a lone surrogate"
+        raise ValueError(f"contains {kind} at character {found.start()}; remove it")
+    return value
+
+
+Text = Annotated[str, BeforeValidator(clean_text)]
+
+
+class Contract(BaseModel):
+    """The arguments of one task.
+
+    Unknown fields are refused: a misspelt one would otherwise be ignored in silence. Numbers are not read
+    from strings and booleans not from numbers.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    #: The field a previous task's text is put into in a chain; None: the task takes none.
+    fed_by_chain: ClassVar[str | None] = None
+
+    @classmethod
+    def parse(cls, arguments: Json) -> Self:
+        """Read a task's keyword arguments.
+
+        Raises:
+            InvalidTask: naming every field that is wrong and what it should be.
+        """
+        try:
+            return cls.model_validate(arguments)
+        except ValidationError as error:
+            fields = tuple(field.alias or name for name, field in cls.model_fields.items())
+            problems: dict[str, str] = {}
+            for problem in error.errors():
+                location = _location(problem["loc"])
+                problems.setdefault(location, _explain(location, dict(problem), fields))
+            raise InvalidTask("; ".join(list(problems.values())[:5]) + ".") from None
+
+
+def _location(parts: tuple[int | str, ...]) -> str:
+    """Where a problem is, without the names pydantic gives to the arms of a union."""
+    named = [str(part) for part in parts if isinstance(part, int) or (part.islower() and "[" not in part)]
+    return ".".join(named) or "arguments"
+
+
+def _explain(location: str, problem: Json, fields: tuple[str, ...]) -> str:
+    """One pydantic error as a sentence that starts with the field's name."""
+    match problem["type"]:
+        case "missing":
+            return f"`{location}` is missing"
+        case "extra_forbidden":
+            close = get_close_matches(location, fields, n=1)
+            meant = f"did you mean `{close[0]}`?" if close else f"known fields: {', '.join(fields)}"
+            return f"`{location}` is not a field of this task; {meant}"
+        case _:
+            message = str(problem["msg"]).removeprefix("Value error, ")
+            return f"`{location}`: {message[0].lower()}{message[1:]}"
+
+
+class Options(Contract):
+    """`options`, common to all tasks.
+
+    Attributes:
+        deadline_s: seconds from enqueueing to the answer; None waits as long as it takes.
+        idempotency_key: the same key submitted again is the same task.
+        tenant: whose task this is.
+        cache: whether an earlier answer to the same question may be returned.
+        stream: whether output is also written to the Redis stream of the task.
+    """
+
+    deadline_s: float | None = Field(default=None, gt=0, le=30 * 86400)
+    idempotency_key: str | None = Field(default=None, min_length=1, max_length=255)
+    tenant: str | None = Field(default=None, min_length=1, max_length=255)
+    cache: bool = True
+    stream: bool = False
+
+
+class TaskArguments(Contract):
+    """A contract with `options`."""
+
+    options: Options = Options()
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _no_options(cls, value: object) -> object:
+        return {} if value is None else value
+
+
+class TextReference(Contract):
+    """Text too long for a message, by reference: a file in an allowed folder, or a blob by content hash."""
+
+    path: Text | None = None
+    blob: str | None = Field(default=None, pattern=r"^sha256:[0-9a-f]{64}$")
+
+    def model_post_init(self, _context: object) -> None:
+        """Exactly one of the two."""
+        if (self.path is None) == (self.blob is None):
+            raise ValueError("give exactly one of `path` and `blob`")
+
+
+TextInput = Text | TextReference
+
+
+Language = Annotated[str, Field(pattern=r"^(auto|[a-z]{2,3})$")]
+
+
+class Timings(TypedDict):
+    """Seconds; None where it cannot be known.
+
+    Attributes:
+        queue_s: from the producer's `sent_at` header to the start; None where the producer set none.
+        ttft_s: to the first token of the first model call.
+        total_s: from the start of the task to its answer.
+    """
+
+    queue_s: float | None
+    ttft_s: float | None
+    total_s: float
+
+
+class Meta(TypedDict):
+    """What every result says about how it came to be."""
+
+    model: str
+    backend: str
+    usage: dict[str, int]
+    timings: Timings
+    cached: bool
+    attempts: int
+    finish_reason: str | None
+
+
+Role = Literal["system", "developer", "user", "assistant", "tool", "function"]

@@ -1,0 +1,287 @@
+"""Every setting of the worker, in groups: its unit, its bounds and why.
+
+Settings come from the environment and from `.env` in the working directory; the environment wins.
+`HOST`, `PORT`, `MODEL_PATH` and the like belong to the model servers' containers: `.env` may hold them, the
+worker does not read them (see `CONTAINER_SETTINGS`).
+"""
+
+import os
+from collections.abc import Iterable
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import quote, urlsplit
+
+from dotenv import dotenv_values
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from worker.errors import SettingsError
+
+ENV_FILE = Path(".env")
+
+#: Read by compose files and container entry points, not by the worker: name → meaning.
+CONTAINER_SETTINGS: dict[str, str] = {
+    "MODEL_PATH": "GGUF file the llama.cpp container serves",
+    "N_CTX": "context length of the llama.cpp container, tokens",
+    "N_GPU_LAYERS": "layers llama.cpp puts on the GPU; 0: CPU only, -1: all",
+    "N_PARALLEL": "requests llama.cpp's own server works on at once",
+    "MODEL_NAME": "model directory or Hugging Face name the vLLM container serves",
+    "TENSOR_PARALLEL_SIZE": "GPUs one vLLM model is split over",
+    "GPU_MEMORY_UTILIZATION": "share of GPU memory vLLM takes, 0 to 1",
+    "MAX_MODEL_LEN": "context length of the vLLM container, tokens",
+    "HOST": "address a model server listens on inside its container",
+    "PORT": "port a model server listens on inside its container",
+    "LLAMACPP_SERVER": "which llama.cpp server image to build: llama-cpp-python or llama-server",
+    "MODEL_REPO": "Hugging Face repository fetched when the model is absent",
+    "MODEL_FILE": "file of MODEL_REPO to fetch (GGUF)",
+    "CUDA_ARCHITECTURES": "GPU architectures llama.cpp is compiled for",
+    "REDIS_MAXMEMORY": "most memory Redis may use",
+}
+
+
+class _Group(BaseSettings):
+    """One group of settings."""
+
+    model_config = SettingsConfigDict(
+        env_file=ENV_FILE, env_file_encoding="utf-8", env_ignore_empty=True, extra="ignore", frozen=True
+    )
+
+
+class RedisSettings(_Group):
+    """The broker and result store.
+
+    Attributes:
+        redis_host: host name.
+        redis_port: TCP port.
+        redis_db: database number.
+        redis_password: password; empty for none.
+        redis_url: wins over the four above; redis://, rediss://, unix:// or sentinel://.
+        result_ttl_s: seconds a result is kept after its task ended.
+    """
+
+    redis_host: str = Field(default="localhost", min_length=1)
+    redis_port: int = Field(default=6379, ge=1, le=65535)
+    redis_db: int = Field(default=0, ge=0)
+    redis_password: SecretStr = SecretStr("")
+    redis_url: SecretStr = SecretStr("")
+    result_ttl_s: int = Field(default=86400, ge=60)
+
+    @field_validator("redis_port", mode="before")
+    @classmethod
+    def _kubernetes_service_link(cls, value: object) -> object:
+        """Kubernetes sets REDIS_PORT=tcp://10.0.0.1:6379 beside a service named redis."""
+        if isinstance(value, str) and value.startswith("tcp://"):
+            return urlsplit(value).port
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _known_scheme(cls, value: SecretStr) -> SecretStr:
+        url = value.get_secret_value()
+        if url and urlsplit(url).scheme not in {"redis", "rediss", "unix", "sentinel"}:
+            raise ValueError("must start with redis://, rediss://, unix:// or sentinel://")
+        if "cluster" in urlsplit(url).scheme or "cluster=true" in url:
+            raise ValueError("Redis Cluster is not supported; use one Redis, Sentinel or a managed single shard")
+        return value
+
+    @property
+    def url(self) -> str:
+        """The URL to connect to, password included."""
+        if url := self.redis_url.get_secret_value():
+            return url
+        password = self.redis_password.get_secret_value()
+        login = f":{quote(password, safe='')}@" if password else ""
+        return f"redis://{login}{self.redis_host}:{self.redis_port}/{self.redis_db}"
+
+
+def _split(value: object) -> object:
+    """A comma-separated setting as a tuple."""
+    if isinstance(value, str):
+        return tuple(part.strip().rstrip("/") for part in value.split(",") if part.strip())
+    return value
+
+
+class BackendSettings(_Group):
+    """The model servers.
+
+    Attributes:
+        llm_backend: which kind of server LLM_SERVER_URL is.
+        llm_server_url: base URLs, comma-separated; requests go to the one with the fewest in flight.
+        llm_api_key: bearer token; empty for none.
+        llm_model: model name; empty for the server's first.
+        llm_timeout: seconds one request may take.
+        llm_max_concurrency: requests in flight to one server; "auto" finds it.
+    """
+
+    llm_backend: Literal["llamacpp", "vllm"] = "llamacpp"
+    llm_server_url: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
+        default=("http://localhost:8000",), min_length=1
+    )
+    llm_api_key: SecretStr = SecretStr("")
+    llm_model: str = ""
+    llm_timeout: float = Field(default=120, gt=0, le=86400)
+    llm_max_concurrency: Literal["auto"] | Annotated[int, Field(ge=1, le=100_000)] = "auto"
+
+    @field_validator("llm_server_url")
+    @classmethod
+    def _http(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        for url in urls:
+            parts = urlsplit(url)
+            if parts.scheme not in {"http", "https"} or not parts.hostname:
+                raise ValueError(f"{url!r} is not an http:// or https:// URL")
+        return tuple(url.removesuffix("/v1") for url in urls)
+
+
+class WorkerSettings(_Group):
+    """One worker process.
+
+    Attributes:
+        worker_concurrency: tasks held in flight.
+        worker_health_host: address of the health and metrics server.
+        worker_health_port: its port; 0 turns it off.
+        worker_shutdown_grace_s: seconds running tasks get to finish after a cold shutdown was asked for.
+    """
+
+    worker_concurrency: int = Field(default=256, ge=1, le=10_000)
+    worker_health_host: str = "127.0.0.1"
+    worker_health_port: int = Field(default=8001, ge=0, le=65535)
+    worker_shutdown_grace_s: float = Field(default=10, ge=0, le=3600)
+
+
+class StorageSettings(_Group):
+    """Inputs by reference.
+
+    Attributes:
+        blob_dir: folder of content-addressed blobs.
+        input_dirs: folders `{"path": …}` inputs may be in, comma-separated; empty allows none.
+        max_text_bytes: most bytes of one text, however it arrives.
+        max_message_bytes: most bytes of one task message in Redis.
+    """
+
+    blob_dir: Path = Path(".kc/blobs")
+    input_dirs: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split)] = ()
+    max_text_bytes: int = Field(default=8 * 1024 * 1024, ge=1024)
+    max_message_bytes: int = Field(default=256 * 1024, ge=1024)
+
+
+class ModelSettings(_Group):
+    """Model downloads.
+
+    Attributes:
+        hf_token: Hugging Face token for gated models; empty for none.
+        hf_cache_dir: Hugging Face's own cache.
+        models_dir: folder with `gguf/` and `hf/`.
+    """
+
+    hf_token: SecretStr = SecretStr("")
+    hf_cache_dir: Path = Path("~/.cache/huggingface")
+    models_dir: Path = Path("./models")
+
+    @field_validator("hf_cache_dir", "models_dir")
+    @classmethod
+    def _home(cls, path: Path) -> Path:
+        return path.expanduser()
+
+
+class GatewaySettings(_Group):
+    """The HTTP gateway.
+
+    Attributes:
+        gateway_host: address it listens on.
+        gateway_port: port it listens on.
+        gateway_api_keys: keys callers may use, comma-separated; empty allows everybody who can connect.
+    """
+
+    gateway_host: str = "127.0.0.1"
+    gateway_port: int = Field(default=8081, ge=1, le=65535)
+    gateway_api_keys: SecretStr = SecretStr("")
+
+
+GROUPS: tuple[type[_Group], ...] = (
+    RedisSettings, BackendSettings, WorkerSettings, StorageSettings, ModelSettings, GatewaySettings,
+)  # fmt: skip
+
+
+class Settings:
+    """All groups, read once.
+
+    Attributes:
+        redis: the broker and result store.
+        backend: the model servers.
+        worker: one worker process.
+        storage: inputs by reference.
+        models: model downloads.
+        gateway: the HTTP gateway.
+    """
+
+    def __init__(self) -> None:
+        self.redis = RedisSettings()
+        self.backend = BackendSettings()
+        self.worker = WorkerSettings()
+        self.storage = StorageSettings()
+        self.models = ModelSettings()
+        self.gateway = GatewaySettings()
+
+    @classmethod
+    def load(cls) -> Self:
+        """Read the environment and `.env`.
+
+        Raises:
+            SettingsError: naming each setting that is misspelt, missing or out of range.
+        """
+        _refuse_misspelt()
+        problems = []
+        for group in GROUPS:
+            try:
+                group()
+            except ValidationError as error:
+                problems += [_explain(dict(problem)) for problem in error.errors()]
+        if problems:
+            raise SettingsError("; ".join(problems))
+        return cls()
+
+
+def _explain(problem: dict[str, Any]) -> str:
+    """One pydantic error as `NAME: what is wrong (it is VALUE)`; secrets are not repeated."""
+    name = str(problem["loc"][0])
+    shown = "hidden" if _is_secret(name) else repr(problem["input"])
+    return f"{name.upper()}: {str(problem['msg']).removeprefix('Value error, ')} (it is {shown})"
+
+
+def setting_names() -> list[str]:
+    """Every setting the worker reads, as environment variables."""
+    return [name.upper() for group in GROUPS for name in group.model_fields]
+
+
+def _is_secret(name: str) -> bool:
+    return any(word in name.lower() for word in ("password", "key", "token", "url"))
+
+
+def _refuse_misspelt() -> None:
+    """A misspelt name would be ignored in silence, and its default used.
+
+    In `.env`, which is ours, every unknown name is refused (Compose's own are known). The environment is
+    shared with other programs: there only a name one slip away from ours is refused.
+    """
+    known = [*setting_names(), *CONTAINER_SETTINGS]
+    if ENV_FILE.is_file():
+        for name in dotenv_values(ENV_FILE):
+            if name.upper() not in known and not name.startswith(("COMPOSE_", "DOCKER_")):
+                raise SettingsError(f"{ENV_FILE}: {name} is not a setting{_meant(name, known)}")
+    for name in os.environ:
+        ours = name.startswith(("LLM_", "REDIS_", "WORKER_", "GATEWAY_"))
+        if ours and name not in known and (meant := _meant(name, known)):
+            raise SettingsError(f"{name} is not a setting{meant}")
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    close = get_close_matches(name.upper(), list(known), n=1, cutoff=0.88)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+@cache
+def settings() -> Settings:
+    """The settings of this process."""
+    return Settings.load()

@@ -1,0 +1,1 @@
+"""Inputs that do not travel in messages."""

@@ -1,0 +1,6 @@
+"""The catalogue: importing this room registers every task."""
+
+from worker.tasks import chat, embed, extract, keywords, normalize, summarize
+from worker.tasks.base import CATALOGUE, Task, Work
+
+__all__ = ["CATALOGUE", "Task", "Work", "chat", "embed", "extract", "keywords", "normalize", "summarize"]

@@ -1,0 +1,148 @@
+"""What a task is, and what it is given to work with.
+
+A task is one `async def body(work, arguments) -> dict`, registered under its public name with its contract.
+It knows nothing of Celery, Redis or HTTP.
+"""
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from worker.backends.base import Backend, CallContext, Json, OnChunk, Reply
+from worker.contracts.base import Meta, Options, TaskArguments, TextInput
+from worker.errors import DeadlineExceeded
+from worker.storage.texts import TextStore
+
+#: `await progress(done, total, unit)` makes the task's state PROGRESS with these three.
+Progress = Callable[[int, int, str], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class Work:
+    """One run of one task: the servers, the inputs, and the account of what was spent.
+
+    Attributes:
+        backend: the model servers.
+        call: this task's id, lane and deadline, handed to every backend call.
+        texts: where referenced texts are read.
+        progress: tells the producer how far the task is.
+        queue_s: seconds the task waited in the queue; None where the producer did not say when it was sent.
+        on_chunk: where streamed output goes; None where nobody looks.
+    """
+
+    backend: Backend
+    call: CallContext
+    texts: TextStore
+    progress: Progress
+    queue_s: float | None = None
+    on_chunk: OnChunk | None = None
+    _started: float = field(default_factory=time.monotonic)
+    _usage: dict[str, int] = field(default_factory=dict)
+    _attempts: int = 0
+    _model: str = ""
+    _ttft_s: float | None = None
+    _finish_reason: str | None = None
+
+    async def chat(self, request: Json, on_chunk: OnChunk | None = None) -> Reply:
+        """Ask the model and put the call on this task's account; errors as for `Backend.chat`."""
+        return self._record(await self.backend.chat(request, self.call, on_chunk))
+
+    async def embed(self, request: Json) -> Reply:
+        """Embed and put the call on this task's account; errors as for `Backend.embed`."""
+        return self._record(await self.backend.embed(request, self.call))
+
+    async def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text; never fewer than the server will count."""
+        return await self.backend.count_tokens(texts, self.call)
+
+    async def read(self, text: TextInput) -> str:
+        """A text by value or by reference, within the limits.
+
+        Raises:
+            InputTooLarge, InputUnavailable, ForbiddenInput: as `TextStore` says.
+        """
+        if isinstance(text, str):
+            self.texts.check_size(len(text.encode()))
+            return text
+        if text.path is not None:
+            return await self.texts.read_path(text.path)
+        return await self.texts.read_blob(text.blob or "")
+
+    def meta(self) -> Meta:
+        """The `meta` of the result: the sums over all calls, the first call's TTFT, the last one's ending."""
+        return {
+            "model": self._model,
+            "backend": self.backend.name,
+            "usage": self._usage,
+            "timings": {
+                "queue_s": self.queue_s,
+                "ttft_s": self._ttft_s,
+                "total_s": round(time.monotonic() - self._started, 6),
+            },
+            "cached": False,
+            "attempts": self._attempts,
+            "finish_reason": self._finish_reason,
+        }
+
+    def check_deadline(self) -> None:
+        """Stop between two steps when nobody wants the answer any more.
+
+        Raises:
+            DeadlineExceeded: the deadline passed.
+        """
+        if self.call.deadline is not None and time.monotonic() >= self.call.deadline:
+            raise DeadlineExceeded("options.deadline_s passed before the task was done.")
+
+    def _record(self, reply: Reply) -> Reply:
+        self._model = str(reply.body.get("model") or self._model)
+        self._attempts += reply.attempts
+        self._finish_reason = reply.finish_reason
+        if self._ttft_s is None:
+            self._ttft_s = reply.ttft_s
+        for name, count in reply.usage.items():
+            if isinstance(count, int):
+                self._usage[name] = self._usage.get(name, 0) + count
+        return reply
+
+
+Body = Callable[[Work, Any], Awaitable[Json]]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One entry of the catalogue.
+
+    Attributes:
+        name: the public name producers send to.
+        contract: how its arguments are read.
+        body: what it does; returns the result without `meta`.
+    """
+
+    name: str
+    contract: type[TaskArguments]
+    body: Body
+
+
+CATALOGUE: dict[str, Task] = {}
+
+
+def task(name: str, contract: type[TaskArguments]) -> Callable[[Body], Body]:
+    """Register a body under its public name."""
+
+    def register(body: Body) -> Body:
+        CATALOGUE[name] = Task(name, contract, body)
+        return body
+
+    return register
+
+
+async def run(entry: Task, arguments: TaskArguments, work: Work) -> Json:
+    """Run a task and add `meta` to its result."""
+    result = await entry.body(work, arguments)
+    return {**result, "meta": work.meta()}
+
+
+def options_of(arguments: Json) -> Options:
+    """The options of raw arguments, before the rest is read."""
+    return TaskArguments.parse({"options": arguments.get("options")}).options
