@@ -18,6 +18,7 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_v
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from worker.errors import SettingsError
+from worker.redis_client import RedisAddress
 
 ENV_FILE = Path(".env")
 
@@ -58,6 +59,7 @@ class RedisSettings(_Group):
         redis_db: database number.
         redis_password: password; empty for none.
         redis_url: wins over the four above; redis://, rediss://, unix:// or sentinel://.
+        redis_sentinel_master: name of the master the sentinels of a sentinel:// URL watch.
         result_ttl_s: seconds a result is kept after its task ended.
     """
 
@@ -66,6 +68,7 @@ class RedisSettings(_Group):
     redis_db: int = Field(default=0, ge=0)
     redis_password: SecretStr = SecretStr("")
     redis_url: SecretStr = SecretStr("")
+    redis_sentinel_master: str = Field(default="mymaster", min_length=1)
     result_ttl_s: int = Field(default=86400, ge=60)
 
     @field_validator("redis_port", mode="before")
@@ -83,14 +86,17 @@ class RedisSettings(_Group):
         if url and urlsplit(url).scheme not in {"redis", "rediss", "unix", "sentinel"}:
             raise ValueError("must start with redis://, rediss://, unix:// or sentinel://")
         if "cluster" in urlsplit(url).scheme or "cluster=true" in url:
-            raise ValueError("Redis Cluster is not supported; use one Redis, Sentinel or a managed single shard")
+            raise ValueError("Redis Cluster is not supported; use one Redis, or Sentinel")
         return value
 
     @property
-    def url(self) -> str:
-        """The URL to connect to, password included."""
-        if url := self.redis_url.get_secret_value():
-            return url
+    def address(self) -> RedisAddress:
+        """Where Redis is."""
+        url = self.redis_url.get_secret_value() or self._composed_url
+        return RedisAddress(url, self.redis_sentinel_master)
+
+    @property
+    def _composed_url(self) -> str:
         password = self.redis_password.get_secret_value()
         login = f":{quote(password, safe='')}@" if password else ""
         return f"redis://{login}{self.redis_host}:{self.redis_port}/{self.redis_db}"

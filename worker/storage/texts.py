@@ -75,7 +75,7 @@ class TextStore:
 
     def _read_path(self, path: str) -> str:
         if not self.input_dirs:
-            raise ForbiddenInput(f"`path` {path!r}: no folder is open to tasks.", "Set INPUT_DIRS on the worker.")
+            raise ForbiddenInput(f"`path` {path!r}: no folder is open to tasks.", "Set INPUT_DIRS.")
         resolved = Path(path).resolve()
         if not any(resolved.is_relative_to(folder.resolve()) for folder in self.input_dirs):
             allowed = ", ".join(str(folder) for folder in self.input_dirs)

@@ -1,0 +1,52 @@
+"""The one place where settings become objects."""
+
+import os
+from dataclasses import dataclass
+
+from worker.backends import create_backend
+from worker.backends.base import Backend, BackendOptions
+from worker.settings import Settings, settings
+from worker.storage.texts import TextStore
+
+
+def build_backend(chosen: Settings) -> Backend:
+    """The model servers of LLM_SERVER_URL; for one event loop."""
+    group = chosen.backend
+    return create_backend(
+        group.llm_backend,
+        BackendOptions(
+            urls=group.llm_server_url,
+            api_key=group.llm_api_key.get_secret_value(),
+            model=group.llm_model,
+            timeout_s=group.llm_timeout,
+            max_concurrency=None if group.llm_max_concurrency == "auto" else group.llm_max_concurrency,
+            pool_size=chosen.worker.worker_concurrency,
+        ),
+    )
+
+
+def build_texts(chosen: Settings) -> TextStore:
+    """Where texts by reference are kept and read."""
+    group = chosen.storage
+    return TextStore(group.blob_dir, group.input_dirs, group.max_text_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """What all tasks of one process share."""
+
+    settings: Settings
+    backend: Backend
+    texts: TextStore
+
+
+_runtimes: dict[int, Runtime] = {}
+
+
+def runtime() -> Runtime:
+    """This process's runtime; made when first asked for, so that a forked child makes its own."""
+    pid = os.getpid()
+    if pid not in _runtimes:
+        chosen = settings()
+        _runtimes[pid] = Runtime(chosen, build_backend(chosen), build_texts(chosen))
+    return _runtimes[pid]
