@@ -11,9 +11,12 @@ from typing import Any
 
 import psutil
 import pytest
+import redis
 from celery import Celery, chain, chord, group
 from celery.exceptions import SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded
 from celery.result import AsyncResult
+
+from worker.local.redis import LocalRedis
 
 HERE = Path(__file__).parent
 WAIT_S = 20
@@ -66,11 +69,11 @@ class PoolWorker:
 
 
 @pytest.fixture
-def start(redis_url: str, tmp_path: Path) -> Iterator[Callable[..., PoolWorker]]:
+def start(fresh_redis: LocalRedis, tmp_path: Path) -> Iterator[Callable[..., PoolWorker]]:
     workers: list[PoolWorker] = []
 
     def start(*args: str, **env: str) -> PoolWorker:
-        workers.append(PoolWorker(redis_url, tmp_path, *args, **env))
+        workers.append(PoolWorker(fresh_redis.url, tmp_path, *args, **env))
         return workers[-1]
 
     yield start
@@ -214,3 +217,13 @@ def test_the_same_tasks_run_on_celerys_own_pools(start: Callable[..., PoolWorker
     assert worker.send("reports_progress").get(timeout=WAIT_S) == "done"
     with pytest.raises(ValueError, match="boom"):
         worker.send("fail", "boom").get(timeout=WAIT_S)
+
+
+def test_a_lost_connection_does_not_finish_a_task_twice(worker: PoolWorker, fresh_redis: LocalRedis) -> None:
+    results = [worker.send("sleep", 4, f"kept{number}") for number in range(20)]
+    worker.until(lambda: len(worker.notes()) >= 20)
+    with redis.Redis.from_url(fresh_redis.url) as client:
+        client.execute_command("CLIENT", "KILL", "TYPE", "normal")
+    assert {result.get(timeout=60) for result in results} == {f"kept{number}" for number in range(20)}
+    ends = [note for note in worker.notes() if note.startswith("end")]
+    assert len(ends) == len(set(ends)) == 20
