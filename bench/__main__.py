@@ -25,35 +25,11 @@ from rich.table import Table
 from worker.backends.base import BackendOptions, CallContext
 from worker.backends.registry import create_backend
 from worker.local.celery_worker import LocalWorker
-from worker.local.child import Child, free_port
 from worker.local.redis import LocalRedis
+from worker.local.scripted import LocalScripted
 
 MESSAGES = [{"role": "user", "content": "Say something."}]
 RECORD = Path("docs/benchmarks/throughput.json")
-
-
-class ScriptedServer(Child):
-    """The stand-in model server in a process of its own."""
-
-    def __init__(self, latency_s: float) -> None:
-        port = free_port()
-        self.url = f"http://127.0.0.1:{port}"
-        command = [sys.executable, "-m", "worker.backends.scripted", "--kind", "vllm", "--port", str(port)]
-        super().__init__("scripted server", [*command, "--latency", str(latency_s)])
-
-    def wait_ready(self, timeout_s: float = 30) -> None:
-        """Wait until it listens."""
-        self.wait_until(self._answers, timeout_s)
-
-    def _answers(self) -> bool:
-        async def probe() -> bool:
-            backend = create_backend("vllm", BackendOptions((self.url,)))
-            try:
-                return (await backend.probe())[0].state == "ready"
-            finally:
-                await backend.aclose()
-
-        return asyncio.run(probe())
 
 
 def direct(server_url: str, tasks: int, in_flight: int) -> float:
@@ -126,7 +102,7 @@ def main() -> None:
     rates: dict[str, list[float]] = {name: [] for name in ways}
     used: dict[str, dict[str, float]] = {}
     console = Console()
-    with ScriptedServer(chosen.latency) as server:
+    with LocalScripted("vllm", latency_s=chosen.latency) as server:
         server.wait_ready()
         for number in range(1, chosen.rounds + 1):
             for name, run in ways.items():

@@ -28,6 +28,9 @@ from worker.wiring import runtime
 #: `celery` is where a producer that names no queue sends to; it is served like `default`.
 QUEUES = ("interactive", "default", "celery", "batch")
 
+#: Seconds the backend has to say why there is no answer, once the deadline passed.
+DEADLINE_SLACK_S = 0.5
+
 
 class CatalogueTask(Task):  # type: ignore[type-arg]
     """A task of the catalogue as Celery runs it, on any pool."""
@@ -87,7 +90,7 @@ class CatalogueTask(Task):  # type: ignore[type-arg]
             queue_s=queue_s,
         )
         try:
-            async with asyncio.timeout(remaining_s):
+            async with asyncio.timeout(None if remaining_s is None else remaining_s + DEADLINE_SLACK_S):
                 return await run(self.entry, parsed, work)
         except TimeoutError:
             raise DeadlineExceeded(
@@ -120,11 +123,12 @@ class LoopFriendlyAMQP(AMQP):
 def create_app(chosen: Settings) -> Celery:
     """The worker's app for these settings."""
     redis = chosen.redis.address
-    store = "SentinelResultStore" if redis.is_sentinel else "ResultStore"
+    sentinel = "Sentinel" if redis.is_sentinel else ""
     app = Celery("worker", amqp=LoopFriendlyAMQP, set_as_current=True)
     app.conf.update(
         broker_url=redis.broker_url,
-        result_backend=f"worker.execution.results:{store}+{redis.result_url}",
+        broker_transport=f"worker.execution.transport:{sentinel}Transport",
+        result_backend=f"worker.execution.results:{sentinel}ResultStore+{redis.result_url}",
         redis_address=redis,
         result_expires=chosen.redis.result_ttl_s,
         task_serializer="json",

@@ -34,7 +34,8 @@ class TaskError(Exception):
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         remedy = self.default_hint if hint is None else hint
-        super().__init__(f"{message} {remedy}".strip())
+        # Celery builds the error again from its message, which ends with the remedy already.
+        super().__init__(message if message.endswith(remedy) else f"{message} {remedy}")
 
 
 class InvalidTask(TaskError):

@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 
-from worker.backends import create_backend
+from worker.backends.registry import create_backend
 from worker.backends.base import Backend, BackendOptions
 from worker.settings import Settings, settings
 from worker.storage.texts import TextStore

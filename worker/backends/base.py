@@ -155,6 +155,13 @@ class Backend(Protocol):
         """What every server can do (the weakest of several); waits for one that is ready."""
         ...
 
+    def constrain(self, schema: Json, capabilities: Capabilities) -> Json:
+        """Request fields that make the server decode JSON of this JSON Schema; {} where it cannot.
+
+        Merge them into a chat request: `{**request, **backend.constrain(schema, capabilities)}`.
+        """
+        ...
+
     async def probe(self) -> list[Readiness]:
         """Ask each server now whether it can take work. Never raises."""
         ...

@@ -2,7 +2,7 @@
 
 import re
 from difflib import get_close_matches
-from typing import Annotated, Any, ClassVar, Literal, Self, TypedDict
+from typing import Annotated, Any, ClassVar, Literal, Self, TypedDict, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
@@ -50,11 +50,12 @@ class Contract(BaseModel):
         try:
             return cls.model_validate(arguments)
         except ValidationError as error:
-            fields = tuple(field.alias or name for name, field in cls.model_fields.items())
             problems: dict[str, str] = {}
             for problem in error.errors():
                 location = _location(problem["loc"])
-                problems.setdefault(location, _explain(location, dict(problem), fields))
+                problems.setdefault(
+                    location, _explain(location, dict(problem), _fields_at(cls, problem["loc"][:-1]))
+                )
             raise InvalidTask("; ".join(list(problems.values())[:5]) + ".") from None
 
 
@@ -64,13 +65,30 @@ def _location(parts: tuple[int | str, ...]) -> str:
     return ".".join(named) or "arguments"
 
 
+def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> tuple[str, ...]:
+    """Names of the fields of the model found by following `path` from `model`."""
+    for part in path:
+        field = model.model_fields.get(str(part))
+        inner = _models_in(field.annotation) if field else []
+        if len(inner) == 1:
+            model = inner[0]
+    return tuple(field.alias or name for name, field in model.model_fields.items())
+
+
+def _models_in(annotation: object) -> list[type[BaseModel]]:
+    """The models an annotation mentions."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _models_in(argument)]
+
+
 def _explain(location: str, problem: Json, fields: tuple[str, ...]) -> str:
     """One pydantic error as a sentence that starts with the field's name."""
     match problem["type"]:
         case "missing":
             return f"`{location}` is missing"
         case "extra_forbidden":
-            close = get_close_matches(location, fields, n=1)
+            close = get_close_matches(location.rpartition(".")[2], fields, n=1)
             meant = f"did you mean `{close[0]}`?" if close else f"known fields: {', '.join(fields)}"
             return f"`{location}` is not a field of this task; {meant}"
         case _:

@@ -1,27 +1,31 @@
 """`llm.chat`, `llm.embed`, `llm.extract`: the model, with as little as possible in between."""
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, TypedDict
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from worker.contracts.base import Contract, Json, Role, TaskArguments, Text, TextInput, clean_text
+from worker.contracts.base import Contract, Json, Meta, Role, TaskArguments, Text, TextInput, clean_text
 
 
-def _clean_json(value: object) -> object:
-    """`clean_text` for every string inside a JSON document."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            clean_text(key)
-            _clean_json(item)
-    elif isinstance(value, list):
-        for item in value:
-            _clean_json(item)
-    else:
-        clean_text(value)
+def clean_json(value: object) -> object:
+    """`clean_text` for every string inside a JSON document.
+
+    Raises:
+        ValueError: as `clean_text`.
+    """
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, dict):
+            pending += [*item, *item.values()]
+        elif isinstance(item, list):
+            pending += item
+        else:
+            clean_text(item)
     return value
 
 
-CleanJson = Annotated[Json, BeforeValidator(_clean_json)]
+CleanJson = Annotated[Json, BeforeValidator(clean_json)]
 
 
 class Message(Contract):
@@ -65,8 +69,11 @@ class Sampling(TaskArguments):
 class ChatArguments(Sampling):
     """`llm.chat`: OpenAI's chat-completions request.
 
-    `extra_body` is merged into the request for what a server adds of its own.
+    `extra_body` is merged into the request for what a server adds of its own. In a chain without `messages`,
+    the previous task's text becomes one user message.
     """
+
+    fed_by_chain: ClassVar[str | None] = "messages"
 
     messages: Messages
     max_completion_tokens: int | None = Field(default=None, ge=1)
@@ -122,6 +129,14 @@ class ExtractArguments(Sampling):
         if (self.text is None) == (self.messages is None):
             raise ValueError("give exactly one of `text` and `messages`")
         return self
+
+
+class Extracted(TypedDict):
+    """Result of `llm.extract`: `data` satisfies the schema; `attempts` answers were asked for."""
+
+    data: Any
+    attempts: int
+    meta: Meta
 
 
 def plain(messages: list[Message]) -> list[dict[str, Any]]:

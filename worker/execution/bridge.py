@@ -69,7 +69,7 @@ def wait_for(work: Coroutine[Any, Any, T]) -> T:
 
 
 def off_loop(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call a blocking function: on a helper thread where the caller shares the loop's thread, else at once."""
+    """Call a blocking function: on a helper thread where the caller shares the loop's, else at once."""
     if can_sleep():
         return wait_for(asyncio.to_thread(function, *args, **kwargs))
     return function(*args, **kwargs)

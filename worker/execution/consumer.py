@@ -1,9 +1,11 @@
 """What Celery's consumer leaves in the log only, said to the producer as well."""
 
+from collections.abc import Mapping
 from difflib import get_close_matches
 from types import SimpleNamespace
 from typing import Any
 
+from celery.exceptions import InvalidTaskError
 from celery.utils.log import get_logger
 from celery.worker.consumer import Consumer as CeleryConsumer
 from celery.worker.request import Request as CeleryRequest
@@ -20,7 +22,12 @@ class Request(CeleryRequest):
     _body: bytes | None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        try:
+            super().__init__(*args, **kwargs)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise InvalidTaskError(f"its body is not [args, kwargs, embed] ({error})") from error
+        if not isinstance(self.kwargs, Mapping):
+            raise InvalidTaskError("its keyword arguments are not an object")
         self._request_dict["body_bytes"] = len(self._body or b"")
 
 
@@ -40,6 +47,10 @@ class Consumer(CeleryConsumer):
     def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
         """A message Celery itself cannot read as a task."""
         self._refuse(message, InvalidTask(f"The task message is malformed: {exc}."))
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        """A body that is not JSON in UTF-8."""
+        self._refuse(message, InvalidTask(f"The task message cannot be decoded: {exc}."))
 
     def _refuse(self, message: Any, error: InvalidTask) -> None:
         headers = message.headers or {}

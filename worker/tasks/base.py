@@ -4,14 +4,15 @@ A task is one `async def body(work, arguments) -> dict`, registered under its pu
 It knows nothing of Celery, Redis or HTTP.
 """
 
+import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from worker.backends.base import Backend, CallContext, Json, OnChunk, Reply
+from worker.backends.base import Backend, CallContext, Capabilities, Json, OnChunk, Reply
 from worker.contracts.base import Meta, Options, TaskArguments, TextInput
-from worker.errors import DeadlineExceeded
+from worker.errors import DeadlineExceeded, InvalidTask
 from worker.storage.texts import TextStore
 
 #: `await progress(done, total, unit)` makes the task's state PROGRESS with these three.
@@ -51,6 +52,10 @@ class Work:
     async def embed(self, request: Json) -> Reply:
         """Embed and put the call on this task's account; errors as for `Backend.embed`."""
         return self._record(await self.backend.embed(request, self.call))
+
+    async def capabilities(self) -> Capabilities:
+        """What the servers can do; errors as for `Backend.capabilities`."""
+        return await self.backend.capabilities(self.call)
 
     async def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text; never fewer than the server will count."""
@@ -146,3 +151,51 @@ async def run(entry: Task, arguments: TaskArguments, work: Work) -> Json:
 def options_of(arguments: Json) -> Options:
     """The options of raw arguments, before the rest is read."""
     return TaskArguments.parse({"options": arguments.get("options")}).options
+
+
+def feed(previous: object, contract: type[TaskArguments], arguments: Json) -> Json:
+    """The arguments of a task in a chain, with the previous task's text where the task has none of its own.
+
+    The text goes into `contract.fed_by_chain`; for `llm.chat` it becomes one user message. A task that was
+    given that field, or `messages`, keeps what it was given and the previous result is not used.
+
+    Args:
+        previous: the previous task's result; a chord hands over a list, joined by blank lines.
+        contract: the contract of the task to run.
+        arguments: its own keyword arguments.
+
+    Raises:
+        InvalidTask: the previous result has no text, or the task takes none.
+    """
+    field = contract.fed_by_chain
+    if field is None:
+        raise InvalidTask("This task takes nothing from a previous one.", "Make it the first of the chain.")
+    if field in arguments or "messages" in arguments:
+        return arguments
+    text = _text_of(previous)
+    if text is None:
+        raise InvalidTask(
+            f"`{field}` is missing, and the previous task's result has no text to take its place.",
+            f"Pass `{field}`, or chain after a task that answers with text.",
+        )
+    return {**arguments, field: [{"role": "user", "content": text}] if field == "messages" else text}
+
+
+def _text_of(result: object) -> str | None:  # noqa: PLR0911 - one line a shape of result
+    """The text of a result: itself, its text field, its keywords, or its data as JSON; None: it has none."""
+    match result:
+        case str(text):
+            return text
+        case list(parts):
+            texts = [found for part in parts if (found := _text_of(part)) is not None]
+            return "\n\n".join(texts) if texts and len(texts) == len(parts) else None
+        case {"content": str(text)} | {"summary": str(text)} | {"markdown": str(text)} | {"text": str(text)}:
+            return text
+        case {"choices": [{"message": {"content": str(text)}}, *_]}:
+            return text
+        case {"keywords": list(keywords)}:
+            return ", ".join(str(keyword) for keyword in keywords)
+        case {"data": data} | {"normalized": data}:
+            return json.dumps(data, ensure_ascii=False)
+        case _:
+            return None

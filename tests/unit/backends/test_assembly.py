@@ -1,0 +1,83 @@
+from typing import Any
+
+from worker.backends.assembly import Assembly
+
+
+def chunk(delta: dict[str, Any], index: int = 0, **fields: Any) -> dict[str, Any]:
+    return {"id": "c1", "model": "m", "choices": [{"index": index, "delta": delta, **fields}]}
+
+
+def assemble(*events: dict[str, Any]) -> dict[str, Any]:
+    assembly = Assembly()
+    for event in events:
+        list(assembly.add(event))
+    return assembly.body()
+
+
+def test_text_usage_and_ending_make_a_chat_completion() -> None:
+    body = assemble(
+        chunk({"role": "assistant", "content": None}),
+        chunk({"content": "Hel"}),
+        chunk({"content": "lo"}),
+        chunk({}, finish_reason="stop"),
+        {"id": "c1", "choices": [], "usage": {"total_tokens": 3}},
+    )
+    message = {"role": "assistant", "content": "Hello"}
+    choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
+    assert body == {
+        "id": "c1",
+        "model": "m",
+        "object": "chat.completion",
+        "usage": {"total_tokens": 3},
+        "choices": choices,
+    }
+
+
+def test_tool_calls_are_put_together_by_their_index() -> None:
+    first = {"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": '{"x"'}}
+    second = {"index": 1, "id": "b", "function": {"name": "g", "arguments": "{}"}}
+    body = assemble(
+        chunk({"tool_calls": [first]}),
+        chunk({"tool_calls": [{"index": 0, "function": {"arguments": ":1}"}}]}),
+        chunk({"tool_calls": [second]}),
+        chunk({}, finish_reason="tool_calls"),
+    )
+    assert body["choices"][0]["message"]["tool_calls"] == [
+        {"id": "a", "type": "function", "function": {"name": "f", "arguments": '{"x":1}'}},
+        {"id": "b", "type": "function", "function": {"name": "g", "arguments": "{}"}},
+    ]
+    assert body["choices"][0]["message"]["content"] is None
+
+
+def test_several_choices_stay_apart() -> None:
+    body = assemble(
+        chunk({"content": "b"}, index=1),
+        chunk({"content": "a"}, index=0),
+        chunk({"content": "B"}, index=1),
+    )
+    assert [choice["message"]["content"] for choice in body["choices"]] == ["a", "bB"]
+
+
+def test_new_text_is_given_once_with_its_choice() -> None:
+    assembly = Assembly()
+    given = [*assembly.add(chunk({"content": "x"}, index=1)), *assembly.add(chunk({}))]
+    assert [(piece.text, piece.index) for piece in given] == [("x", 1)]
+
+
+def test_reasoning_and_log_probabilities_are_kept() -> None:
+    body = assemble(
+        chunk({"reasoning_content": "hm"}, logprobs={"content": [1]}),
+        chunk({"reasoning_content": "m", "content": "so"}, logprobs={"content": [2]}),
+    )
+    choice = body["choices"][0]
+    assert choice["message"] == {"role": "assistant", "content": "so", "reasoning_content": "hmm"}
+    assert choice["logprobs"] == {"content": [1, 2]}
+
+
+def test_it_knows_when_every_choice_has_ended() -> None:
+    assembly = Assembly()
+    assert not assembly.finished
+    list(assembly.add(chunk({"content": "a"})))
+    assert not assembly.finished
+    list(assembly.add(chunk({}, finish_reason="length")))
+    assert assembly.finished

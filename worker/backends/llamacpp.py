@@ -1,0 +1,140 @@
+"""LLM_BACKEND=llamacpp: llama.cpp's own server, and llama-cpp-python's, told apart by asking.
+
+Checked against llama.cpp b11549 and llama-cpp-python 0.3.36. The second one works under one lock that even
+/v1/models takes, and in its default setting (`interrupt_requests`) a waiting request cuts a running stream
+short: only /health and /openapi.json may be asked while it works.
+"""
+
+import asyncio
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from worker.backends.base import Capabilities, Json, Readiness, State
+from worker.backends.kinds import PROBE_TIMEOUT_S, choose_model, health_page
+from worker.backends.openai_compatible import OpenAIClient
+from worker.errors import BackendUnavailable, ContextLengthExceeded, TaskError
+
+LLAMA_SERVER = "llama.cpp"
+LLAMA_CPP_PYTHON = "llama-cpp-python"
+
+#: More tokens than any context llama-cpp-python is used with; it refuses them right after tokenizing (0.2 s).
+_OVERSIZED_PROMPT = "the " * 300_000
+#: Tokens of an answer that ends by itself before a cancellation matters.
+_SHORT_ANSWER = 64
+#: Tokenize requests in flight to one server: they share its HTTP threads with the chats.
+_TOKENIZE_AT_ONCE = 4
+
+
+class LlamaCpp:
+    """Both servers."""
+
+    name = "llamacpp"
+
+    async def readiness(self, client: OpenAIClient) -> Readiness:
+        """READY, LOADING or DOWN by /health; without that page, by what else answers."""
+        page = await client.get("/health", PROBE_TIMEOUT_S)
+        if (found := health_page(client, page)) is not None:
+            return found
+        # llama-cpp-python, which listens only once its model is loaded, or another server without /health.
+        if not await _is_llama_cpp_python(client):
+            await client.model_list(PROBE_TIMEOUT_S)
+        return Readiness(client.url, State.READY)
+
+    async def discover(self, client: OpenAIClient) -> Capabilities:
+        """From /props where there is one, else as llama-cpp-python."""
+        props = await client.get("/props", client.options.timeout_s)
+        if props.status == 200 and isinstance(settings := props.json(), dict) and "total_slots" in settings:
+            return await self._llama_server(client, settings)
+        return await self._llama_cpp_python(client)
+
+    async def count_tokens(
+        self, client: OpenAIClient, capabilities: Capabilities, texts: Sequence[str], timeout_s: float
+    ) -> list[int]:
+        """POST /tokenize or /extras/tokenize/count, a text a request."""
+        if capabilities.server == LLAMA_CPP_PYTHON:
+            return [
+                await _count(client, "/extras/tokenize/count", {"input": text}, timeout_s) for text in texts
+            ]
+        limit = asyncio.Semaphore(_TOKENIZE_AT_ONCE)
+
+        async def count(text: str) -> int:
+            async with limit:
+                return await _count(client, "/tokenize", {"content": text, "add_special": True}, timeout_s)
+
+        return await asyncio.gather(*map(count, texts))
+
+    def needs_stream(self, capabilities: Capabilities, request: Json) -> bool:
+        """True for long answers of llama.cpp's server.
+
+        It looks at the connection after a second without any result, which on a busy server never comes: a
+        cancelled answer would be generated to its end. llama-cpp-python streams without token counts.
+        """
+        most_tokens = request.get("max_tokens") or request.get("max_completion_tokens") or _SHORT_ANSWER + 1
+        return capabilities.server == LLAMA_SERVER and most_tokens > _SHORT_ANSWER
+
+    def takes_one_at_a_time(self, capabilities: Capabilities) -> bool:
+        """True for llama-cpp-python."""
+        return capabilities.server == LLAMA_CPP_PYTHON
+
+    async def _llama_server(self, client: OpenAIClient, props: Json) -> Capabilities:
+        entries = await client.model_list(client.options.timeout_s)
+        model, models = choose_model(client.options.model, entries, client.url)
+        return Capabilities(
+            server=LLAMA_SERVER,
+            model=model,
+            models=models,
+            slots=props["total_slots"],
+            context_length=props.get("default_generation_settings", {}).get("n_ctx"),
+            structured="json_schema",
+            embeddings=False,
+            tokenizer=True,
+        )
+
+    async def _llama_cpp_python(self, client: OpenAIClient) -> Capabilities:
+        known = await _is_llama_cpp_python(client)
+        # Its middleware wants UUIDs; after an error inside a stream it closes the connection unannounced.
+        client.request_ids_are_uuids, client.keep_alive = known, not known
+        entries = await client.model_list(client.options.timeout_s)
+        model, models = choose_model(client.options.model, entries, client.url)
+        return Capabilities(
+            server=LLAMA_CPP_PYTHON if known else "unknown",
+            model=model,
+            models=models,
+            slots=1 if known else None,
+            context_length=await _context_length(client, model) if known else None,
+            structured="json_object" if known else "none",
+            embeddings=False,
+            tokenizer=known,
+        )
+
+
+async def _is_llama_cpp_python(client: OpenAIClient) -> bool:
+    """Whether /openapi.json, which takes no lock, bears its title."""
+    page = await client.get("/openapi.json", PROBE_TIMEOUT_S)
+    return page.status == 200 and b"llama.cpp Python API" in page.body
+
+
+async def _context_length(client: OpenAIClient, model: str) -> int | None:
+    """From our container's /health, else from the error that a prompt too long for anything gives."""
+    health: Any = (await client.get("/health", PROBE_TIMEOUT_S)).json()
+    if isinstance(health, dict) and isinstance(health.get("n_ctx"), int):
+        return int(health["n_ctx"])
+    request = {"model": model, "max_tokens": 1, "messages": [{"role": "user", "content": _OVERSIZED_PROMPT}]}
+    try:
+        await client.chat(request, request_id="", timeout_s=client.options.timeout_s)
+    except ContextLengthExceeded as error:
+        found = re.search(r"maximum context length is (\d+)", str(error))
+        return int(found[1]) if found else None
+    except BackendUnavailable:
+        raise
+    except TaskError:
+        return None
+    return None
+
+
+async def _count(client: OpenAIClient, path: str, payload: Json, timeout_s: float) -> int:
+    wanted = "count" if path.endswith("count") else "tokens"
+    answer = await client.post(path, payload, wanted=wanted, request_id="", timeout_s=timeout_s)
+    found = answer.body[wanted]
+    return found if isinstance(found, int) else len(found)

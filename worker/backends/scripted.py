@@ -1,0 +1,393 @@
+"""A stand-in for an OpenAI-compatible server, for tests and benchmarks: no model, any fault.
+
+    python -m worker.backends.scripted --port 8000 --kind llamacpp --latency 1 --slots 4
+
+It answers with the last message's own words, as fast as it can. What it should do instead is queued with
+POST /_script (see `scripted_faults`); what it was asked is told by GET /_seen. POST /_state {"loading": true}
+makes it answer as a server that loads its model.
+"""
+
+import argparse
+import asyncio
+import itertools
+import json
+import re
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
+
+from aiohttp import web
+
+from worker.backends.base import Json
+from worker.backends.scripted_faults import Fault, commit
+
+ScriptedKind = Literal["llamacpp", "llama-cpp-python", "vllm"]
+
+_TOKENS = re.compile(r"\s*(?:\w+|[^\w\s])")
+_KEPT = 10_000
+
+
+@dataclass(slots=True)
+class Seen:
+    """One request as the server saw it.
+
+    Attributes:
+        path: of the URL.
+        request_id: the `x-request-id` header.
+        body: the JSON body; None for GET.
+        outcome: "running", "answered" or "disconnected": the client hung up first.
+    """
+
+    path: str
+    request_id: str
+    body: Json | None
+    outcome: str = "running"
+
+
+@dataclass(slots=True)
+class Scripted:
+    """The server's behaviour and its memory.
+
+    Attributes:
+        kind: whose manners it has.
+        latency_s: seconds each answer takes.
+        tokens: most tokens of an answer.
+        slots: requests worked on at once; the others wait.
+        context_length: most tokens of prompt and answer; prompts over it are refused.
+        embeddings: whether it embeds.
+        model: its only model.
+        loading: whether it answers as if its model were not loaded yet.
+        faults: what to do instead of answering, first come first served.
+        seen: the last requests.
+        most_in_flight: most requests it has had at once.
+    """
+
+    kind: ScriptedKind = "llamacpp"
+    latency_s: float = 0.0
+    tokens: int = 64
+    slots: int = 256
+    context_length: int = 4096
+    embeddings: bool = True
+    model: str = "scripted"
+    loading: bool = False
+    faults: deque[Fault] = field(default_factory=deque)
+    seen: deque[Seen] = field(default_factory=lambda: deque(maxlen=_KEPT))
+    in_flight: int = 0
+    most_in_flight: int = 0
+    url: str = ""
+    _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
+    _slots: asyncio.Semaphore | None = None
+    _runner: web.AppRunner | None = None
+
+    def script(self, *faults: Json) -> None:
+        """Queue faults, as POST /_script does."""
+        self.faults.extend(Fault.parse(fault) for fault in faults)
+
+    def chats(self) -> list[Seen]:
+        """The chat requests seen."""
+        return [request for request in self.seen if request.path == "/v1/chat/completions"]
+
+    def application(self) -> web.Application:
+        """The routes of its kind."""
+        self._slots = asyncio.Semaphore(1 if self.kind == "llama-cpp-python" else self.slots)
+        app = web.Application(client_max_size=64 * 1024 * 1024, middlewares=[self._watch])
+        app.router.add_post("/_script", self._take_script)
+        app.router.add_delete("/_script", self._clear_script)
+        app.router.add_post("/_state", self._take_state)
+        app.router.add_get("/_seen", self._show_seen)
+        app.router.add_get("/v1/models", self._models)
+        app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_post("/v1/embeddings", self._embed)
+        if self.kind == "llama-cpp-python":
+            app.router.add_get("/openapi.json", self._openapi)
+            app.router.add_post("/extras/tokenize/count", self._count)
+        else:
+            app.router.add_get("/health", self._health)
+            app.router.add_post("/tokenize", self._tokenize)
+            app.router.add_get("/metrics", self._metrics)
+        if self.kind == "llamacpp":
+            app.router.add_get("/props", self._props)
+            app.router.add_get("/slots", self._show_slots)
+        return app
+
+    async def start(self, port: int = 0, host: str = "127.0.0.1") -> Self:
+        """Listen; port 0 takes a free one. `url` says where."""
+        self._runner = web.AppRunner(
+            self.application(), access_log=None, handler_cancellation=True, shutdown_timeout=0.1
+        )
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, host, port, backlog=2048)
+        await site.start()
+        self.url = f"http://{host}:{self._runner.addresses[0][1]}"
+        return self
+
+    async def stop(self) -> None:
+        """Close all connections and stop listening."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    async def __aenter__(self) -> Self:
+        return await self.start()
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    @web.middleware
+    async def _watch(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        """Remember each request and how it ended; a queued fault replaces the answer."""
+        if request.path.startswith("/_"):
+            return await self._call(handler, request)
+        body = await request.json() if request.method == "POST" else None
+        seen = Seen(request.path, request.headers.get("x-request-id", ""), body)
+        self.seen.append(seen)
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            if self.loading:
+                response: web.StreamResponse = self._error(503, "Loading model", "unavailable_error")
+            elif (fault := self._next_fault(seen)) is not None:
+                if fault.reply is None:
+                    response = await commit(fault, request)
+                else:
+                    response = await self._reply(request, seen.body or {}, fault.reply)
+            else:
+                response = await self._call(handler, request)
+        except (asyncio.CancelledError, ConnectionError):
+            seen.outcome = "disconnected"
+            raise
+        finally:
+            self.in_flight -= 1
+        seen.outcome = "answered"
+        return response
+
+    @staticmethod
+    async def _call(handler: Any, request: web.Request) -> web.StreamResponse:
+        response: web.StreamResponse = await handler(request)
+        return response
+
+    def _next_fault(self, seen: Seen) -> Fault | None:
+        for fault in self.faults:
+            if fault.applies_to(seen.path, seen.request_id):
+                fault.times -= 1
+                if fault.times == 0:
+                    self.faults.remove(fault)
+                return fault
+        return None
+
+    # What tests say to it.
+
+    async def _take_script(self, request: web.Request) -> web.Response:
+        faults = await request.json()
+        try:
+            self.script(*(faults if isinstance(faults, list) else [faults]))
+        except (TypeError, ValueError) as error:
+            return web.json_response({"error": str(error)}, status=400)
+        return web.json_response({"queued": len(self.faults)})
+
+    async def _clear_script(self, _: web.Request) -> web.Response:
+        self.faults.clear()
+        return web.json_response({"queued": 0})
+
+    async def _take_state(self, request: web.Request) -> web.Response:
+        self.loading = bool((await request.json()).get("loading"))
+        return web.json_response({"loading": self.loading})
+
+    async def _show_seen(self, _: web.Request) -> web.Response:
+        requests = [
+            {"path": seen.path, "request_id": seen.request_id, "body": seen.body, "outcome": seen.outcome}
+            for seen in self.seen
+        ]
+        counts = {"in_flight": self.in_flight, "most_in_flight": self.most_in_flight}
+        return web.json_response({**counts, "requests": requests})
+
+    # What a model server is asked.
+
+    async def _health(self, _: web.Request) -> web.Response:
+        return web.Response() if self.kind == "vllm" else web.json_response({"status": "ok"})
+
+    async def _openapi(self, _: web.Request) -> web.Response:
+        return web.json_response({"openapi": "3.1.0", "info": {"title": "🦙 llama.cpp Python API"}})
+
+    async def _props(self, _: web.Request) -> web.Response:
+        settings = {"n_ctx": self.context_length}
+        return web.json_response({"default_generation_settings": settings, "total_slots": self.slots})
+
+    async def _show_slots(self, _: web.Request) -> web.Response:
+        return web.json_response([{"id": 0, "is_processing": self.in_flight > 1}])
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        prefix = "vllm:num_requests_running" if self.kind == "vllm" else "llamacpp:requests_processing"
+        return web.Response(text=f"# TYPE {prefix} gauge\n{prefix} {self.in_flight - 1}\n")
+
+    async def _models(self, _: web.Request) -> web.Response:
+        entry: Json = {"id": self.model, "object": "model", "owned_by": "scripted"}
+        if self.kind == "vllm":
+            entry["max_model_len"] = self.context_length
+        async with self._turn():
+            return web.json_response({"object": "list", "data": [entry]})
+
+    async def _tokenize(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        count = len(_TOKENS.findall(body.get("prompt") or body.get("content") or ""))
+        found: Json = {"tokens": list(range(count))}
+        if self.kind == "vllm":
+            found |= {"count": count, "max_model_len": self.context_length}
+        return web.json_response(found)
+
+    async def _count(self, request: web.Request) -> web.Response:
+        async with self._turn():
+            return web.json_response({"count": len(_TOKENS.findall((await request.json())["input"]))})
+
+    async def _embed(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        if not self.embeddings:
+            return self._error(501, "This server does not support embeddings.", "not_supported_error")
+        texts = body["input"] if isinstance(body["input"], list) else [body["input"]]
+        data = [
+            {"object": "embedding", "index": index, "embedding": [float(len(text)), 0.0, 1.0]}
+            for index, text in enumerate(texts)
+        ]
+        usage = {"prompt_tokens": len(texts), "total_tokens": len(texts)}
+        async with self._turn():
+            return web.json_response({"object": "list", "model": self.model, "data": data, "usage": usage})
+
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        messages = body.get("messages")
+        if not isinstance(messages, list):
+            return self._error(400, "Expected 'messages' to be an array", "invalid_request_error")
+        text = "\n".join(str(message.get("content") or "") for message in messages)
+        prompt_tokens = len(_TOKENS.findall(text))
+        if prompt_tokens >= self.context_length:
+            return self._context_exceeded(prompt_tokens, stream=bool(body.get("stream")))
+        content = str(messages[-1].get("content") or "") if messages else ""
+        return await self._reply(request, body, {"content": content}, prompt_tokens)
+
+    async def _reply(
+        self, request: web.Request, body: Json, message: Json, prompt_tokens: int = 1
+    ) -> web.StreamResponse:
+        """A chat completion with this message, whole or streamed as asked."""
+        pieces = _TOKENS.findall(message.get("content") or "")
+        limit = min(body.get("max_tokens") or self.tokens, self.tokens)
+        kept = pieces[:limit] if "content" in message else []
+        top: Json = {
+            "id": f"chatcmpl-{next(self._numbers)}",
+            "created": int(time.time()),
+            "model": body.get("model") or self.model,
+        }
+        finish_reason = "length" if len(pieces) > limit else "stop"
+        finish_reason = "tool_calls" if message.get("tool_calls") else finish_reason
+        count = len(kept)
+        usage = {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": count,
+            "total_tokens": prompt_tokens + count,
+        }
+        async with self._turn():
+            if body.get("stream"):
+                return await self._stream(request, top, message, kept, finish_reason, usage)
+            await asyncio.sleep(self.latency_s)
+        whole = {"role": "assistant", **message, "content": "".join(kept) if "content" in message else None}
+        choice = {"index": 0, "message": whole, "finish_reason": finish_reason}
+        answer = {**top, "object": "chat.completion", "choices": [choice], "usage": usage}
+        if self.kind == "llamacpp":
+            answer["timings"] = {"prompt_ms": 0.0, "predicted_n": count, "predicted_ms": self.latency_s * 500}
+        return web.json_response(answer)
+
+    async def _stream(
+        self,
+        request: web.Request,
+        top: Json,
+        message: Json,
+        pieces: list[str],
+        finish_reason: str,
+        usage: Json,
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+
+        async def send(delta: Json, **fields: Any) -> None:
+            choice = {"index": 0, "delta": delta, "finish_reason": None, **fields}
+            await write({**top, "object": "chat.completion.chunk", "choices": [choice]})
+
+        async def write(event: Json) -> None:
+            await response.write(b"data: %s\n\n" % json.dumps(event, ensure_ascii=False).encode())
+
+        await send({"role": "assistant", "content": None})
+        for piece in pieces:
+            await asyncio.sleep(self.latency_s / len(pieces))
+            await send({"content": piece})
+        for index, call in enumerate(message.get("tool_calls") or []):
+            await send({"tool_calls": [{"index": index, **call}]})
+        await send({}, finish_reason=finish_reason)
+        if self.kind != "llama-cpp-python":  # which sends no usage in streams
+            await write({**top, "object": "chat.completion.chunk", "choices": [], "usage": usage})
+        await response.write(b"data: [DONE]\n\n")
+        await response.write_eof()
+        return response
+
+    def _context_exceeded(self, tokens: int, *, stream: bool) -> web.Response:
+        if self.kind == "llamacpp":
+            message = (
+                f"request ({tokens} tokens) exceeds the available context size ({self.context_length} tokens)"
+            )
+            return self._error(400, message, "exceed_context_size_error")
+        if self.kind == "llama-cpp-python" and stream:
+            return web.Response(headers={"content-type": "text/event-stream"})
+        message = (
+            f"This model's maximum context length is {self.context_length} tokens. However, you requested "
+            f"{tokens} tokens. Please reduce the length of the messages."
+        )
+        return self._error(400, message, "invalid_request_error")
+
+    @staticmethod
+    def _error(status: int, message: str, kind: str) -> web.Response:
+        return web.json_response({"error": {"code": status, "message": message, "type": kind}}, status=status)
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """One of the slots."""
+        if self._slots is None:
+            raise RuntimeError("Scripted.application() has not been called")
+        async with self._slots:
+            yield
+
+
+def main() -> None:
+    """Serve until interrupted."""
+    parser = argparse.ArgumentParser(prog="python -m worker.backends.scripted", description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, required=True, help="0 takes a free one and prints it")
+    parser.add_argument("--kind", choices=["llamacpp", "llama-cpp-python", "vllm"], default="llamacpp")
+    parser.add_argument("--latency", type=float, default=0.0, help="seconds an answer takes")
+    parser.add_argument("--tokens", type=int, default=64, help="most tokens of an answer")
+    parser.add_argument("--slots", type=int, default=256, help="requests worked on at once")
+    parser.add_argument("--context", type=int, default=4096, help="context length, tokens")
+    given = parser.parse_args()
+
+    async def serve() -> None:
+        server = Scripted(
+            kind=given.kind,
+            latency_s=given.latency,
+            tokens=given.tokens,
+            slots=given.slots,
+            context_length=given.context,
+        )
+        await server.start(given.port, given.host)
+        print(server.url, flush=True)
+        await asyncio.Event().wait()
+
+    try:
+        import uvloop
+
+        uvloop.run(serve())
+    except KeyboardInterrupt:
+        pass
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""LLM_BACKEND=vllm: vLLM's OpenAI-compatible server. Checked against vLLM 0.32.
+
+It listens only once its model is loaded, /health is an empty 200 (503 when its engine died), and it batches
+as many requests as fit its memory without saying how many that is.
+"""
+
+import asyncio
+from collections.abc import Sequence
+
+from worker.backends.base import Capabilities, Json, Readiness, State
+from worker.backends.kinds import PROBE_TIMEOUT_S, choose_model, health_page
+from worker.backends.openai_compatible import OpenAIClient
+
+_TOKENIZE_AT_ONCE = 8
+
+
+class Vllm:
+    """vLLM's server."""
+
+    name = "vllm"
+
+    async def readiness(self, client: OpenAIClient) -> Readiness:
+        """READY or DOWN by /health; a proxy without that page is asked for the models."""
+        page = await client.get("/health", PROBE_TIMEOUT_S)
+        if (found := health_page(client, page)) is not None:
+            return found
+        await client.model_list(PROBE_TIMEOUT_S)
+        return Readiness(client.url, State.READY)
+
+    async def discover(self, client: OpenAIClient) -> Capabilities:
+        """From /v1/models."""
+        entries = await client.model_list(client.options.timeout_s)
+        model, models = choose_model(client.options.model, entries, client.url)
+        lengths = {str(entry["id"]): entry.get("max_model_len") for entry in entries}
+        return Capabilities(
+            server="vllm",
+            model=model,
+            models=models,
+            slots=None,
+            context_length=lengths.get(model),
+            structured="json_schema",
+            embeddings=False,
+            tokenizer=True,
+        )
+
+    async def count_tokens(
+        self, client: OpenAIClient, capabilities: Capabilities, texts: Sequence[str], timeout_s: float
+    ) -> list[int]:
+        """POST /tokenize, a text a request."""
+        limit = asyncio.Semaphore(_TOKENIZE_AT_ONCE)
+
+        async def count(text: str) -> int:
+            payload = {"model": capabilities.model, "prompt": text}
+            async with limit:
+                answer = await client.post(
+                    "/tokenize", payload, wanted="count", request_id="", timeout_s=timeout_s
+                )
+            return int(answer.body["count"])
+
+        return await asyncio.gather(*map(count, texts))
+
+    def needs_stream(self, capabilities: Capabilities, request: Json) -> bool:
+        """Never: it watches the connection."""
+        return False
+
+    def takes_one_at_a_time(self, capabilities: Capabilities) -> bool:
+        """Never: it batches."""
+        return False

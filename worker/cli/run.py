@@ -1,0 +1,153 @@
+"""`kc-worker run`."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+#: Where `--text` goes in a task that has no `text`.
+_TEXT_FIELD = {"llm.chat": "messages", "llm.embed": "input", "text.normalize": "request"}
+_NO_WORKER_AFTER_S = 3.0
+
+
+def _content(value: str) -> str:
+    """`@file` is the content of that file, `@-` of standard input."""
+    if not value.startswith("@"):
+        return value
+    try:
+        return sys.stdin.read() if value == "@-" else Path(value[1:]).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.BadParameter(f"{value[1:]} cannot be read: {error}") from None
+
+
+def _json(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Any:
+    if value is None:
+        return None
+    try:
+        return json.loads(_content(value))
+    except json.JSONDecodeError as error:
+        raise click.BadParameter(f"is not JSON: {error}") from None
+
+
+def _pairs(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
+    """`key=value`; a value that is not JSON is a string."""
+    arguments = {}
+    for pair in values:
+        name, separator, value = pair.partition("=")
+        if not separator:
+            raise click.BadParameter(f"{pair!r} is not key=value")
+        try:
+            arguments[name] = json.loads(value)
+        except json.JSONDecodeError:
+            arguments[name] = value
+    return arguments
+
+
+@click.command()
+@click.argument("name")
+@click.option("--messages", callback=_json, metavar="JSON|@FILE", help="Chat messages.")
+@click.option("--text", help="The text; for llm.chat the question.")
+@click.option("--text-file", metavar="FILE", help="The text from a file; - is standard input.")
+@click.option("--schema", callback=_json, metavar="JSON|@FILE", help="JSON Schema of the answer.")
+@click.option(
+    "--arg", "arguments", multiple=True, callback=_pairs, metavar="KEY=VALUE", help="More arguments."
+)
+@click.option(
+    "--queue",
+    default="interactive",
+    show_default=True,
+    type=click.Choice(["interactive", "default", "batch"]),
+    help="Where it waits.",
+)
+@click.option("--deadline", type=click.FloatRange(min=0, min_open=True), help="Seconds until it is given up.")
+@click.option("--json", "as_json", is_flag=True, help="The whole result as JSON.")
+def run(
+    name: str,
+    messages: Any,
+    text: str | None,
+    text_file: str | None,
+    schema: Any,
+    arguments: dict[str, Any],
+    queue: str,
+    deadline: float | None,
+    as_json: bool,
+) -> int:
+    """Send the task NAME to the Redis of the settings, show its progress and its answer.
+
+    \b
+    kc-worker run llm.chat --text "Name three rivers" --arg max_tokens=40
+    kc-worker run llm.chat --messages '[{"role": "user", "content": "Hello"}]'
+    kc-worker run text.summarize --text-file report.txt --arg max_length=100
+    kc-worker run llm.extract --text-file letter.txt --schema @order.json --json
+
+    Ctrl-C cancels the task. Exit status 1: it failed; the reason is on stderr.
+    """  # noqa: D301  # click wants the character
+    if text_file is not None:
+        text = _content(f"@{text_file}")
+    if text is not None:
+        field = _TEXT_FIELD.get(name, "text")
+        arguments[field] = [{"role": "user", "content": text}] if field == "messages" else text
+    arguments |= {} if messages is None else {"messages": messages}
+    arguments |= {} if schema is None else {"schema": schema}
+    if deadline is not None:
+        arguments["options"] = {**arguments.get("options", {}), "deadline_s": deadline}
+    return _send_and_follow(name, arguments, queue, as_json)
+
+
+def _send_and_follow(name: str, arguments: dict[str, Any], queue: str, as_json: bool) -> int:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from worker.cli.render import readable_output
+    from worker.producer import Producer, fit_message
+    from worker.settings import settings
+    from worker.wiring import build_texts
+
+    chosen = settings()
+    limit = chosen.storage.max_message_bytes
+    arguments, blob_bytes = fit_message(arguments, "text", build_texts(chosen), limit)
+    if blob_bytes:
+        click.echo(
+            f"The text has {blob_bytes:,} bytes, too many for a message: it is kept in "
+            f"{chosen.storage.blob_dir} and sent by reference. The worker must see the same folder.",
+            err=True,
+        )
+    err = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Producer(chosen.redis.address) as producer:
+        task = producer.send(name, arguments, queue)
+        warned = False
+        try:
+            with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+                bar = progress.add_task(name, total=None)
+
+                def show() -> None:
+                    nonlocal warned
+                    update = task.latest
+                    if update.state == "PROGRESS":
+                        label = f"{name} ({update.unit})"
+                        progress.update(bar, description=label, completed=update.done, total=update.total)
+                    if not warned and update.state == "PENDING" and task.wall_s > _NO_WORKER_AFTER_S:
+                        warned = True
+                        if not producer.workers():
+                            err.print(
+                                f"No worker answers on {chosen.redis.address.shown}. Start one with "
+                                "`kc-worker worker`; the task waits.",
+                                soft_wrap=True,
+                                markup=False,
+                            )
+
+                producer.follow([task], on_update=show)
+        except KeyboardInterrupt:
+            producer.cancel(task)
+            click.echo(f"Cancelled {task.id}.", err=True)
+            raise
+    if task.latest.failed:
+        reason = f"{task.latest.error_type}: {task.latest.error}" if task.latest.error_type else "Cancelled."
+        click.echo(reason, err=True)
+        return 1
+    result = task.latest.result
+    click.echo(json.dumps(result, ensure_ascii=False) if as_json else readable_output(result))
+    return 0

@@ -1,0 +1,77 @@
+"""`kc-worker up`."""
+
+import contextlib
+from pathlib import Path
+
+import click
+
+_REDIS_PORT, _LLM_PORT = 6379, 8000
+_HOME = Path(".kc/up")
+
+
+@click.command()
+@click.option("--port-redis", type=click.IntRange(1, 65535), help="Port of Redis [6379, or a free one].")
+@click.option("--port-llm", type=click.IntRange(1, 65535), help="Port of llama.cpp [8000, or a free one].")
+@click.option("--model", help="GGUF file, or the name of one in MODELS_DIR/gguf [SmolLM2-135M-Instruct].")
+@click.option("--slots", default=4, show_default=True, type=click.IntRange(1, 256), help="Requests at once.")
+@click.option(
+    "--context",
+    default=2048,
+    show_default=True,
+    type=click.IntRange(256, 1_048_576),
+    help="Tokens of prompt and answer, each request.",
+)
+@click.option("--no-worker", is_flag=True, help="Only Redis and llama.cpp.")
+def up(
+    port_redis: int | None, port_llm: int | None, model: str | None, slots: int, context: int, no_worker: bool
+) -> None:
+    """Keep Redis, llama.cpp and a worker running until Ctrl-C, and say how to use them.
+
+    Redis' data and the logs are kept in .kc/up of this folder.
+
+    \b
+    kc-worker up
+    kc-worker up --model Qwen3-4B-Q4_K_M --slots 8 --context 8192
+    """  # noqa: D301  # click wants the character
+    from worker.local.child import preferred_port
+    from worker.local.llamacpp import find_model
+    from worker.local.stack import LocalStack
+    from worker.settings import settings
+
+    chosen = settings()
+    blobs = chosen.storage.blob_dir.resolve()
+    stack = LocalStack(
+        model=find_model(model, chosen.models.models_dir),
+        redis_port=port_redis or preferred_port(_REDIS_PORT),
+        llm_port=port_llm or preferred_port(_LLM_PORT),
+        slots=slots,
+        context=context,
+        with_worker=not no_worker,
+        worker_env={"BLOB_DIR": str(blobs)},
+        home=_HOME,
+    )
+    click.echo("Starting …", err=True)
+    # Ctrl-C is how it ends.
+    with contextlib.suppress(KeyboardInterrupt), stack:
+        click.echo(_instructions(stack.redis.url, stack.llama.url, blobs, stack.worker is not None))
+        stack.watch()
+    click.echo("Stopped.", err=True)
+
+
+def _instructions(redis_url: str, llm_url: str, blobs: Path, with_worker: bool) -> str:
+    worker = "A worker is running." if with_worker else "Start a worker with: kc-worker worker"
+    return f"""\
+# .env for other programs
+REDIS_URL={redis_url}
+LLM_BACKEND=llamacpp
+LLM_SERVER_URL={llm_url}
+BLOB_DIR={blobs}
+
+# A producer (pip install 'celery[redis]')
+from celery import Celery
+app = Celery(broker="{redis_url}", backend="{redis_url}")
+messages = [{{"role": "user", "content": "Name three rivers."}}]
+task = app.send_task("llm.chat", kwargs={{"messages": messages, "max_tokens": 40}}, queue="default")
+print(task.get(timeout=60)["choices"][0]["message"]["content"])
+
+# {worker} Logs: {_HOME}/*/*.log. Ctrl-C stops everything."""

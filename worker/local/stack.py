@@ -1,0 +1,155 @@
+"""Redis, llama.cpp and a worker, started together and always stopped together."""
+
+import contextlib
+import fcntl
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from worker.errors import LocalError
+from worker.local.celery_worker import LocalWorker
+from worker.local.child import Child
+from worker.local.llamacpp import LocalLlama
+from worker.local.redis import LocalRedis
+
+_WATCH_S = 0.5
+
+
+class LocalStack:
+    """The set of one machine, self-contained: servers named in the settings are not used.
+
+    Enter it on the main thread. Leaving it stops everything, also after an error while starting.
+
+    Args:
+        model: GGUF file; None: the bundled one.
+        redis_port: TCP port of Redis; None: a free one.
+        llm_port: TCP port of llama.cpp; None: a free one.
+        slots: requests llama.cpp works on at once.
+        context: tokens of prompt and answer, each request.
+        with_worker: start a worker too.
+        worker_env: more settings for the worker.
+        home: folder for logs and for Redis' data, which outlives a restart; None: nothing is kept.
+
+    Attributes:
+        redis: the Redis server.
+        llama: the llama.cpp server.
+        worker: the worker, None without one.
+    """
+
+    redis: LocalRedis
+    llama: LocalLlama
+    worker: LocalWorker | None
+
+    def __init__(
+        self,
+        *,
+        model: Path | None = None,
+        redis_port: int | None = None,
+        llm_port: int | None = None,
+        slots: int = 4,
+        context: int = 2048,
+        with_worker: bool = True,
+        worker_env: Mapping[str, str] | None = None,
+        home: Path | None = None,
+    ) -> None:
+        self._model = model
+        self._redis_port = redis_port
+        self._llm_port = llm_port
+        self._slots = slots
+        self._context = context
+        self._with_worker = with_worker
+        self._worker_env = dict(worker_env or {})
+        self._home = home
+        self._children = contextlib.ExitStack()
+
+    def start(self) -> None:
+        """Start everything; return when it takes tasks.
+
+        Raises:
+            LocalError: a program is missing, ended, or was not ready in time; with the end of its log.
+        """
+        with contextlib.ExitStack() as children:
+            if self._home:
+                children.enter_context(_only_user_of(self._home))
+            self.llama = children.enter_context(
+                LocalLlama(
+                    model=self._model,
+                    port=self._llm_port,
+                    slots=self._slots,
+                    context=self._context,
+                    directory=self._folder("llama.cpp"),
+                )
+            )
+            self.redis = children.enter_context(
+                LocalRedis(port=self._redis_port, directory=self._folder("redis"), persist=True)
+            )
+            self.redis.wait_ready()
+            self.worker = None
+            if self._with_worker:  # it starts while the model is being loaded
+                self.worker = children.enter_context(
+                    LocalWorker(
+                        self.redis.url,
+                        self.llama.url,
+                        env=self._worker_env,
+                        args=["--without-mingle"],  # there is nobody else to ask; it would wait a second
+                        directory=self._folder("worker"),
+                    )
+                )
+            self.llama.wait_ready()
+            if self.worker:
+                self.worker.wait_ready()
+            self._children = children.pop_all()
+
+    def stop(self) -> None:
+        """Stop the worker, then Redis, then llama.cpp."""
+        self._children.close()
+
+    def check(self) -> None:
+        """Nothing, while everything runs.
+
+        Raises:
+            LocalError: naming the program that ended, with the end of its log.
+        """
+        for child in self.children:
+            if not child.alive:
+                raise child.failure(f"ended with status {child.process.returncode}")
+
+    def watch(self) -> None:
+        """Stay until a program ends; errors as for `check`."""
+        while True:
+            self.check()
+            time.sleep(_WATCH_S)
+
+    @property
+    def children(self) -> list[Child]:
+        """The running programs."""
+        running: list[Child] = [self.redis, self.llama]
+        return [*running, self.worker] if self.worker else running
+
+    def _folder(self, name: str) -> Path | None:
+        return self._home / name if self._home else None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+@contextlib.contextmanager
+def _only_user_of(home: Path) -> Iterator[None]:
+    """Two Redis servers in one folder would spoil its data."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise LocalError(
+                f"Another `kc-worker up` already runs in {home}. Stop it, or start in another folder."
+            ) from None
+        yield

@@ -1,0 +1,209 @@
+"""The tour of `kc-worker demo`: real tasks through real parts, and what came of each."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any, Literal
+
+from worker.errors import TaskError
+from worker.producer import Json, Producer, Sent
+
+_SAMPLING: Json = {"temperature": 0, "seed": 1}
+_NOTE = (
+    "Redis keeps the whole data set in memory and writes every change to an append-only file. After a "
+    "restart the file is replayed, so a queue survives a power cut. Replicas copy the stream of changes from "
+    "the primary and can answer reads, and Sentinel promotes a replica when the primary stops answering."
+)
+_LETTER = (
+    "Hello, I am Maria Lindqvist from Uppsala. Please send 3 boxes of green tea and call me on 018-555 0134."
+)
+_ORDER: Json = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 40},
+        "city": {"type": "string", "maxLength": 40},
+        "product": {"type": "string", "maxLength": 40},
+        "quantity": {"type": "integer", "minimum": 1, "maximum": 100},
+    },
+    "required": ["name", "city", "product", "quantity"],
+    "additionalProperties": False,
+}
+_BOOKING: Json = {
+    "type": "object",
+    "properties": {
+        "what": {"enum": ["room", "table", "taxi"]},
+        "people": {"type": "integer", "minimum": 1, "maximum": 20},
+        "when": {"type": "string", "maxLength": 20},
+    },
+    "required": ["what", "people", "when"],
+    "additionalProperties": False,
+}
+_QUESTIONS = ("Name a colour.", "Name an animal.", "Name a fruit.", "Name a country.")
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """One stop of the tour.
+
+    Attributes:
+        title: what it shows.
+        tasks: names and arguments.
+        shape: "single"; "chain", each task fed by the one before; "burst", all at once.
+        queue: the queue they are sent to.
+    """
+
+    title: str
+    tasks: tuple[tuple[str, Json], ...]
+    shape: Literal["single", "chain", "burst"] = "single"
+    queue: str = "interactive"
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What came of one task.
+
+    Attributes:
+        title: the stop it belongs to.
+        task: its name.
+        id: Celery's task id.
+        input: its arguments.
+        output: its result without `meta`.
+        prompt_tokens: tokens read by the model.
+        completion_tokens: tokens written by the model.
+        ttft_s: seconds to the first token of the first model call; None where there is none.
+        tokens_per_s: tokens written (embeddings: read) in a second of the task's time.
+        queue_s: seconds in the queue.
+        wall_s: seconds from sending to the answer, as the producer saw them.
+        model: the model that answered.
+    """
+
+    title: str
+    task: str
+    id: str
+    input: Json
+    output: Json
+    prompt_tokens: int
+    completion_tokens: int
+    ttft_s: float | None
+    tokens_per_s: float
+    queue_s: float | None
+    wall_s: float
+    model: str
+
+
+def stops() -> list[Stop]:
+    """The tour. The first is the longest: it runs in the batch queue while the others are served."""
+    story = files("worker.local").joinpath("story.txt").read_text(encoding="utf-8")
+    question: Json = {"messages": [{"role": "user", "content": "What is a message queue? One sentence."}]}
+    return [
+        Stop(
+            "A text longer than the model's context: split, summarised in parts, joined",
+            (("text.summarize", {"text": story, "max_length": 50, **_SAMPLING}),),
+            queue="batch",
+        ),
+        Stop("A question", (("llm.chat", {**question, "max_tokens": 48, **_SAMPLING}),)),
+        Stop(
+            "Vectors that know which sentences belong together",
+            (("llm.embed", {"input": ["The cat sleeps.", "A kitten naps.", "Stocks fell sharply."]}),),
+        ),
+        Stop(
+            "Data from a letter, valid against a JSON Schema",
+            (("llm.extract", {"text": _LETTER, "schema": _ORDER, "max_tokens": 80, **_SAMPLING}),),
+        ),
+        Stop(
+            "A sloppy request as clean JSON, after one example",
+            (
+                (
+                    "text.normalize",
+                    {
+                        "request": "taxi for 2 pls tmrw 7am",
+                        "schema": _BOOKING,
+                        "examples": [
+                            {
+                                "request": "need a table 4 us 4 ppl fri 8pm",
+                                "normalized": {"what": "table", "people": 4, "when": "Friday 20:00"},
+                            }
+                        ],
+                        "max_tokens": 80,
+                        **_SAMPLING,
+                    },
+                ),
+            ),
+        ),
+        Stop("Keywords", (("text.keywords", {"text": _NOTE, "max_keywords": 5, **_SAMPLING}),)),
+        Stop(
+            "A chain: a summary, and keywords of that summary",
+            (
+                ("text.summarize", {"text": _NOTE, "max_length": 25, **_SAMPLING}),
+                ("text.keywords", {"max_keywords": 3, **_SAMPLING}),
+            ),
+            shape="chain",
+        ),
+        Stop(
+            "Four questions at once, answered side by side by one server",
+            tuple(
+                (
+                    "llm.chat",
+                    {"messages": [{"role": "user", "content": text}], "max_tokens": 12, **_SAMPLING},
+                )
+                for text in _QUESTIONS
+            ),
+            shape="burst",
+        ),
+    ]
+
+
+def run_tour(producer: Producer, on_update: Callable[[list[Sent]], None]) -> Iterator[Shown]:
+    """Send the tour and yield each task as it is answered; the first stop is answered last.
+
+    Args:
+        producer: where it is sent.
+        on_update: called every 50 ms with the tasks that have not ended.
+
+    Raises:
+        TaskError: a task failed; the message names it.
+        LocalError: Redis cannot be reached.
+    """
+    longest, *others = stops()
+    background = _send(producer, longest)
+    for stop in [*others, longest]:
+        sent = background if stop is longest else _send(producer, stop)
+        everything = [*background, *sent] if stop is not longest else sent
+
+        def show(tasks: list[Sent] = everything) -> None:
+            on_update([task for task in tasks if task.ended_s is None])
+
+        producer.follow(everything, until=sent, on_update=show)
+        for task in sorted(sent, key=lambda task: not task.latest.failed):
+            yield _shown(stop, task)
+
+
+def _send(producer: Producer, stop: Stop) -> list[Sent]:
+    if stop.shape == "chain":
+        return producer.send_chain(stop.tasks, stop.queue)
+    return [producer.send(name, kwargs, stop.queue) for name, kwargs in stop.tasks]
+
+
+def _shown(stop: Stop, task: Sent) -> Shown:
+    update = task.latest
+    if update.state != "SUCCESS":
+        reason = f"{update.error_type}: {update.error}" if update.error_type else update.state
+        raise TaskError(f"{task.name} ({stop.title}) failed. {reason}")
+    output: Json = dict(update.result)
+    meta: Any = output.pop("meta")
+    usage, timings = meta["usage"], meta["timings"]
+    prompt, completion = usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
+    return Shown(
+        title=stop.title,
+        task=task.name,
+        id=task.id,
+        input=task.kwargs,
+        output=output,
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        ttft_s=timings["ttft_s"],
+        tokens_per_s=round((completion or prompt) / timings["total_s"], 1),
+        queue_s=timings["queue_s"],
+        wall_s=round(task.wall_s, 3),
+        model=meta["model"],
+    )

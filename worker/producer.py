@@ -1,0 +1,239 @@
+"""A producer: sends tasks by name and follows them, with plain Celery and JSON like any other service."""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import redis
+from celery import Celery, chain
+from celery.canvas import Signature
+from kombu.exceptions import OperationalError
+
+from worker.errors import LocalError
+from worker.redis_client import CONNECT_TIMEOUT_S, SOCKET_TIMEOUT_S, RedisAddress
+from worker.storage.texts import TextStore
+
+Json = dict[str, Any]
+
+QUEUES = ("interactive", "default", "batch")
+_POLL_S = 0.05
+#: Room in a message for what Celery adds to the arguments.
+_ENVELOPE_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """Where a task is.
+
+    Attributes:
+        state: Celery's state: PENDING, PROGRESS, RETRY, SUCCESS, FAILURE, REVOKED …
+        result: the result of a task that ended in SUCCESS.
+        done: units done, in state PROGRESS.
+        total: units there are, in state PROGRESS.
+        unit: what is counted, in state PROGRESS.
+        error_type: class name of what a task that failed ended with.
+        error: its message.
+    """
+
+    state: str
+    result: Any = None
+    done: int = 0
+    total: int = 0
+    unit: str = ""
+    error_type: str = ""
+    error: str = ""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the task is over."""
+        return self.state in {"SUCCESS", "FAILURE", "REVOKED"}
+
+    @property
+    def failed(self) -> bool:
+        """Whether the task is over without a result."""
+        return self.state in {"FAILURE", "REVOKED"}
+
+
+@dataclass(slots=True)
+class Sent:
+    """A task on its way.
+
+    Attributes:
+        id: Celery's task id.
+        name: the task's name.
+        kwargs: what it was sent with.
+        sent_s: `time.monotonic()` when it was sent.
+        latest: what is known of it.
+        ended_s: `time.monotonic()` when it was seen to have ended; None before.
+    """
+
+    id: str
+    name: str
+    kwargs: Json
+    sent_s: float = field(default_factory=time.monotonic)
+    latest: Update = Update("PENDING")
+    ended_s: float | None = None
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds from sending to the end, or until now."""
+        return (self.ended_s or time.monotonic()) - self.sent_s
+
+
+class Producer:
+    """Sends tasks to one Redis and follows them.
+
+    Args:
+        address: the broker and result store.
+
+    Raises:
+        LocalError: from any method, when Redis cannot be reached.
+    """
+
+    def __init__(self, address: RedisAddress) -> None:
+        self._address = address
+        self._app = Celery("kc-worker", broker=address.broker_url, set_as_current=False)
+        # Results are read from an app of their own: one that also sends would subscribe to each of them.
+        self._store = Celery("kc-worker-results", backend=address.result_url, set_as_current=False)
+        timeouts = {"socket_connect_timeout": CONNECT_TIMEOUT_S, "socket_timeout": SOCKET_TIMEOUT_S}
+        self._app.conf.update(
+            task_publish_retry=False,
+            broker_transport_options={**timeouts, "master_name": address.sentinel_master},
+        )
+        self._store.conf.update(
+            result_backend_transport_options={"master_name": address.sentinel_master},
+            redis_socket_connect_timeout=CONNECT_TIMEOUT_S,
+            redis_socket_timeout=SOCKET_TIMEOUT_S,
+        )
+
+    def send(self, name: str, kwargs: Json, queue: str = "default") -> Sent:
+        """Put one task in a queue."""
+        task_id = self._reach(
+            lambda: self._app.send_task(name, kwargs=kwargs, queue=queue, headers=_headers()).id
+        )
+        return Sent(task_id, name, kwargs)
+
+    def send_chain(self, tasks: Sequence[tuple[str, Json]], queue: str = "default") -> list[Sent]:
+        """Put tasks in a queue, each fed with the text of the one before it."""
+        result = self._reach(lambda: chain(*(self._signature(*task, queue) for task in tasks)).apply_async())
+        ids: list[str] = []
+        while result is not None:
+            ids.insert(0, result.id)
+            result = result.parent
+        return [Sent(task_id, *task) for task_id, task in zip(ids, tasks, strict=True)]
+
+    def follow(
+        self,
+        tasks: Iterable[Sent],
+        until: Iterable[Sent] | None = None,
+        on_update: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Watch tasks until those in `until` (None: all) have ended, or one of them has failed.
+
+        What comes after a failed task of a chain never ends. `on_update` is called every 50 ms.
+        """
+        watched = list(tasks)
+        awaited = watched if until is None else list(until)
+        while True:
+            for task in watched:
+                if task.ended_s is None:
+                    task.latest = self._reach(self._look, task.id)
+                    if task.latest.ended:
+                        task.ended_s = time.monotonic()
+            on_update()
+            if all(task.latest.ended for task in awaited) or any(task.latest.failed for task in awaited):
+                return
+            time.sleep(_POLL_S)
+
+    def cancel(self, task: Sent) -> None:
+        """Stop a task, running or waiting; it ends REVOKED."""
+        self._reach(lambda: self._app.control.revoke(task.id, terminate=True))
+
+    def workers(self, timeout_s: float = 1.0) -> list[str]:
+        """Names of the workers that answer within `timeout_s` seconds."""
+        answers = self._reach(lambda: self._app.control.ping(timeout=timeout_s))
+        return sorted(name for answer in answers or [] for name in answer)
+
+    def queue_lengths(self) -> dict[str, int]:
+        """Tasks waiting in each queue."""
+        return {name: int(self._reach(self._redis.llen, name)) for name in QUEUES}
+
+    def redis_version(self) -> str:
+        """What the server says it is."""
+        info = self._reach(self._redis.info, "server")
+        return str(info.get("valkey_version") or info["redis_version"])
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._redis.close()
+        self._app.close()
+        self._store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def _redis(self) -> "redis.Redis":
+        backend: Any = self._store.backend
+        client: redis.Redis = backend.client
+        return client
+
+    def _signature(self, name: str, kwargs: Json, queue: str) -> Signature[Any]:
+        return self._app.signature(name, kwargs=kwargs, queue=queue, headers=_headers())
+
+    def _look(self, task_id: str) -> Update:
+        """The stored result as it is: Celery would build exception objects of it."""
+        backend: Any = self._store.backend
+        stored = backend.get(backend.get_key_for_task(task_id))
+        if not stored:
+            return Update("PENDING")
+        meta = json.loads(stored)
+        state, result = meta["status"], meta["result"]
+        if state == "PROGRESS":
+            return Update(state, done=result["done"], total=result["total"], unit=result["unit"])
+        if state in {"FAILURE", "RETRY"}:
+            message = result["exc_message"]
+            text = " ".join(map(str, message)) if isinstance(message, list | tuple) else str(message)
+            return Update(state, error_type=result["exc_type"], error=text)
+        return Update(state, result=result)
+
+    def _reach(self, ask: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return ask(*args)
+        except (redis.RedisError, OperationalError, OSError) as error:
+            reason = str(error).rstrip(".")
+            raise LocalError(
+                f"Redis at {self._address.shown} cannot be used: {reason}. Start one with `kc-worker up` or "
+                "`docker compose up -d`, or correct REDIS_URL."
+            ) from error
+
+
+def fit_message(kwargs: Json, field_name: str, texts: TextStore, max_bytes: int) -> tuple[Json, int]:
+    """Arguments that fit a message: a text too long for one is kept as a blob and referred to.
+
+    Args:
+        kwargs: the task's arguments.
+        field_name: the argument that may be replaced.
+        texts: where the blob goes; the worker must read the same folder.
+        max_bytes: most bytes of one message.
+
+    Returns:
+        The arguments, and the size in bytes of the text that became a blob (0: none did).
+
+    Raises:
+        InputTooLarge: the text is over the limit for texts.
+    """
+    text = kwargs.get(field_name)
+    if not isinstance(text, str) or len(json.dumps(kwargs)) + _ENVELOPE_BYTES <= max_bytes:
+        return kwargs, 0
+    return {**kwargs, field_name: {"blob": texts.put(text)}}, len(text.encode())
+
+
+def _headers() -> Mapping[str, float]:
+    """When the task was sent, Unix seconds: the worker reports the wait in `meta.timings.queue_s`."""
+    return {"sent_at": time.time()}
