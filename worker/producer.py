@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -124,26 +124,19 @@ class Producer:
             result = result.parent
         return [Sent(task_id, *task) for task_id, task in zip(ids, tasks, strict=True)]
 
-    def follow(
-        self,
-        tasks: Iterable[Sent],
-        until: Iterable[Sent] | None = None,
-        on_update: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Watch tasks until those in `until` (None: all) have ended, or one of them has failed.
+    def follow(self, tasks: Sequence[Sent], on_update: Callable[[], None] = lambda: None) -> None:
+        """Watch tasks until all have ended, or one of them has failed.
 
-        What comes after a failed task of a chain never ends. `on_update` is called every 50 ms.
+        What comes after a revoked task of a chain never ends. `on_update` is called every 50 ms.
         """
-        watched = list(tasks)
-        awaited = watched if until is None else list(until)
         while True:
-            for task in watched:
+            for task in tasks:
                 if task.ended_s is None:
                     task.latest = self._reach(self._look, task.id)
                     if task.latest.ended:
                         task.ended_s = time.monotonic()
             on_update()
-            if all(task.latest.ended for task in awaited) or any(task.latest.failed for task in awaited):
+            if all(task.latest.ended for task in tasks) or any(task.latest.failed for task in tasks):
                 return
             time.sleep(_POLL_S)
 

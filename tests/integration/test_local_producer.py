@@ -35,20 +35,11 @@ def test_a_failure_is_seen_with_its_type_and_message_said_once(sender: Producer)
     assert task.latest.error.count("`messages`") == 1
 
 
-def test_a_chain_that_breaks_is_not_waited_for(sender: Producer) -> None:
+def test_a_chain_that_breaks_ends_with_the_reason(sender: Producer) -> None:
     first, second = sender.send_chain([("text.summarize", {"text": "", "bad": 1}), ("text.keywords", {})])
     sender.follow([first, second])
     assert first.latest.failed
-    assert not second.latest.ended
-
-
-def test_what_is_behind_the_awaited_tasks_keeps_being_watched(sender: Producer) -> None:
-    question = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
-    behind, awaited = sender.send("llm.chat", question), sender.send("llm.chat", question)
-    sender.follow([behind, awaited], until=[awaited])
-    assert awaited.ended_s is not None
-    sender.follow([behind])
-    assert behind.latest.result["meta"]["timings"]["queue_s"] >= 0
+    assert second.latest.error_type == "InvalidTask"
 
 
 def test_workers_queues_and_version_are_told(sender: Producer) -> None:

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
@@ -123,11 +123,10 @@ class Fleet:
     async def capabilities(self, context: CallContext) -> Capabilities:
         """As `Backend.capabilities` says; a server that was never reached does not count."""
         async with self._bounded(context):
-            async with self._slot_if_alone() as server:
-                await self._ask_embeddings(server)
-            await asyncio.gather(*(other.asked.wait() for other in self._gate.servers))
-            others = [other for other in self._gate.servers if other.ready]
-            await asyncio.gather(*map(self._ask_embeddings, others))
+            self._start_watching()
+            await self._gate.ready()
+            await asyncio.gather(*(server.asked.wait() for server in self._gate.servers))
+            await asyncio.gather(*(self._embeds(server) for server in self._gate.servers if server.ready))
         return weakest(
             [
                 replace(server.capabilities, embeddings=bool(server.embeddings))
@@ -147,10 +146,15 @@ class Fleet:
 
     async def aclose(self) -> None:
         """Stop watching and close all connections."""
-        watchers = [server.watcher for server in self._gate.servers if server.watcher is not None]
-        for watcher in watchers:
-            watcher.cancel()
-        await asyncio.gather(*watchers, return_exceptions=True)
+        tasks = [
+            task
+            for server in self._gate.servers
+            for task in (server.watcher, server.asking)
+            if task is not None
+        ]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(*(server.client.aclose() for server in self._gate.servers))
 
     async def _call(self, send: Send, context: CallContext) -> Reply:
@@ -210,8 +214,10 @@ class Fleet:
             raise self._gate.outage() or late from None
 
     @asynccontextmanager
-    async def _slot(self, *, avoid: Server | None = None, first: bool = False) -> AsyncIterator[Server]:
-        server = await self._gate.take(avoid=avoid, first=first)
+    async def _slot(
+        self, *, avoid: Server | None = None, only: Server | None = None, first: bool = False
+    ) -> AsyncIterator[Server]:
+        server = await self._gate.take(avoid=avoid, only=only, first=first)
         try:
             yield server
         finally:
@@ -317,17 +323,24 @@ class Fleet:
         except TaskError as error:
             return Readiness(server.client.url, State.DOWN, str(error))
 
-    async def _ask_embeddings(self, server: Server) -> None:
-        """One small request tells; a server that could not say is asked again the next time."""
+    async def _embeds(self, server: Server) -> None:
+        """Know whether a server embeds; however many want to know, it is asked once."""
         if server.embeddings is not None:
             return
+        if server.asking is None or server.asking.done():
+            server.asking = asyncio.create_task(self._ask_embeddings(server))
+        await asyncio.shield(server.asking)
+
+    async def _ask_embeddings(self, server: Server) -> None:
         payload = {"model": server.known.model, "input": "a"}
+        alone = self._kind.takes_one_at_a_time(server.known)
         try:
-            await server.client.post(
-                "/v1/embeddings", payload, wanted="data", request_id="", timeout_s=self._options.timeout_s
-            )
+            async with self._slot(only=server) if alone else nullcontext():
+                await server.client.post(
+                    "/v1/embeddings", payload, wanted="data", request_id="", timeout_s=self._options.timeout_s
+                )
             server.embeddings = True
-        except BackendUnavailable as error:
+        except BackendUnavailable as error:  # asked again the next time
             logger.info("Whether %s embeds is not known yet: %s", server.client.url, error)
         except TaskError as error:
             logger.info("%s does not embed: %s", server.client.url, error)

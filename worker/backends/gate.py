@@ -40,6 +40,7 @@ class Server:
         rests_until: `time.monotonic()` before which it gets no new request.
         failures: times in a row it went down when it was used.
         watcher: the task that waits for it to become ready.
+        asking: the task that finds out whether it embeds.
         asked: set once it has been asked, whatever it said.
     """
 
@@ -52,6 +53,7 @@ class Server:
     rests_until: float = 0.0
     failures: int = 0
     watcher: asyncio.Task[None] | None = None
+    asking: asyncio.Task[None] | None = None
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     _rests: int = 0
     _last_turn: int = 0
@@ -99,6 +101,7 @@ class Server:
 @dataclass(eq=False, slots=True)
 class _Waiter:
     avoid: Server | None
+    only: Server | None
     slot: asyncio.Future[Server] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -111,20 +114,24 @@ class Gate:
         self._watching: set[asyncio.Future[None]] = set()
         self._turn = 0
 
-    async def take(self, *, avoid: Server | None = None, first: bool = False) -> Server:
+    async def take(
+        self, *, avoid: Server | None = None, only: Server | None = None, first: bool = False
+    ) -> Server:
         """A ready server, one slot of which is now the caller's until `give_back`.
 
         Args:
             avoid: a server to pass over while another one is free.
+            only: the one server that will do.
             first: wait in front of the others: for one who has had his turn and lost it.
 
         Raises:
             BackendRejected: every server refused to serve us while we waited.
         """
-        if not self._queue and (server := self._free(avoid)):
+        waiter = _Waiter(avoid, only)
+        if not self._queue and (server := self._free(waiter)):
             return self._lend(server)
-        waiter = _Waiter(avoid)
         (self._queue.appendleft if first else self._queue.append)(waiter)
+        self.wake()  # those in front may wait for one certain server
         try:
             return await waiter.slot
         except BaseException:
@@ -160,16 +167,20 @@ class Gate:
             for change in self._watching:
                 if not change.done():
                     change.set_result(None)
-        while self._queue:
-            waiter = self._queue[0]
+        while self._queue and (served := self._serve_next()):
+            self._queue.remove(served)
+
+    def _serve_next(self) -> _Waiter | None:
+        """Serve the first who can be; None where nobody can."""
+        for waiter in self._queue:
             if waiter.slot.done():
-                self._queue.popleft()
-                continue
-            server = self._free(waiter.avoid)
-            if server is None:
-                return
-            self._queue.popleft()
-            waiter.slot.set_result(self._lend(server))
+                return waiter
+            if server := self._free(waiter):
+                waiter.slot.set_result(self._lend(server))
+                return waiter
+            if waiter.only is None:
+                return None
+        return None
 
     def refuse(self, error: TaskError) -> None:
         """End everybody's waiting with this error."""
@@ -187,14 +198,14 @@ class Gate:
             " ".join(server.readiness.reason for server in self.servers), server_down=True
         )
 
-    def _free(self, avoid: Server | None) -> Server | None:
+    def _free(self, waiter: _Waiter) -> Server | None:
         now = time.monotonic()
         free = [
             server
-            for server in self.servers
+            for server in ([waiter.only] if waiter.only else self.servers)
             if server.ready and server.in_flight < server.limit and now >= server.rests_until
         ]
-        return min(free, key=lambda server: (server is avoid, server.load), default=None)
+        return min(free, key=lambda server: (server is waiter.avoid, server.load), default=None)
 
     def _lend(self, server: Server) -> Server:
         self._turn += 1

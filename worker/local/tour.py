@@ -10,9 +10,9 @@ from worker.producer import Json, Producer, Sent
 
 _SAMPLING: Json = {"temperature": 0, "seed": 1}
 _NOTE = (
-    "Redis keeps the whole data set in memory and writes every change to an append-only file. After a "
-    "restart the file is replayed, so a queue survives a power cut. Replicas copy the stream of changes from "
-    "the primary and can answer reads, and Sentinel promotes a replica when the primary stops answering."
+    "The lighthouse on Bell Rock was built between 1807 and 1810 by Robert Stevenson. The rock lies eleven "
+    "miles off the Scottish coast and is under water at high tide, so the men could work only a few hours a "
+    "day in summer. The tower is 35 metres tall and has withstood every storm since."
 )
 _LETTER = (
     "Hello, I am Maria Lindqvist from Uppsala. Please send 3 boxes of green tea and call me on 018-555 0134."
@@ -38,6 +38,13 @@ _BOOKING: Json = {
     "required": ["what", "people", "when"],
     "additionalProperties": False,
 }
+_EXAMPLES: list[Json] = [
+    {
+        "request": "need a table 4 us 4 ppl fri 8pm",
+        "normalized": {"what": "table", "people": 4, "when": "Friday 20:00"},
+    },
+    {"request": "rm for 1 on sunday", "normalized": {"what": "room", "people": 1, "when": "Sunday"}},
+]
 _QUESTIONS = ("Name a colour.", "Name an animal.", "Name a fruit.", "Name a country.")
 
 
@@ -92,15 +99,10 @@ class Shown:
 
 
 def stops() -> list[Stop]:
-    """The tour. The first is the longest: it runs in the batch queue while the others are served."""
+    """The tour, one stop after another; the last is the longest."""
     story = files("worker.local").joinpath("story.txt").read_text(encoding="utf-8")
     question: Json = {"messages": [{"role": "user", "content": "What is a message queue? One sentence."}]}
     return [
-        Stop(
-            "A text longer than the model's context: split, summarised in parts, joined",
-            (("text.summarize", {"text": story, "max_length": 50, **_SAMPLING}),),
-            queue="batch",
-        ),
         Stop("A question", (("llm.chat", {**question, "max_tokens": 48, **_SAMPLING}),)),
         Stop(
             "Vectors that know which sentences belong together",
@@ -111,19 +113,14 @@ def stops() -> list[Stop]:
             (("llm.extract", {"text": _LETTER, "schema": _ORDER, "max_tokens": 80, **_SAMPLING}),),
         ),
         Stop(
-            "A sloppy request as clean JSON, after one example",
+            "A sloppy request as clean JSON, after two examples",
             (
                 (
                     "text.normalize",
                     {
                         "request": "taxi for 2 pls tmrw 7am",
                         "schema": _BOOKING,
-                        "examples": [
-                            {
-                                "request": "need a table 4 us 4 ppl fri 8pm",
-                                "normalized": {"what": "table", "people": 4, "when": "Friday 20:00"},
-                            }
-                        ],
+                        "examples": _EXAMPLES,
                         "max_tokens": 80,
                         **_SAMPLING,
                     },
@@ -144,17 +141,22 @@ def stops() -> list[Stop]:
             tuple(
                 (
                     "llm.chat",
-                    {"messages": [{"role": "user", "content": text}], "max_tokens": 12, **_SAMPLING},
+                    {"messages": [{"role": "user", "content": text}], "max_tokens": 16, **_SAMPLING},
                 )
                 for text in _QUESTIONS
             ),
             shape="burst",
         ),
+        Stop(
+            "A text longer than the model's context: split, summarised in parts, joined",
+            (("text.summarize", {"text": story, "max_length": 50, "max_tokens": 64, **_SAMPLING}),),
+            queue="batch",
+        ),
     ]
 
 
 def run_tour(producer: Producer, on_update: Callable[[list[Sent]], None]) -> Iterator[Shown]:
-    """Send the tour and yield each task as it is answered; the first stop is answered last.
+    """Send the tour, stop after stop, and yield each task with its answer.
 
     Args:
         producer: where it is sent.
@@ -164,16 +166,13 @@ def run_tour(producer: Producer, on_update: Callable[[list[Sent]], None]) -> Ite
         TaskError: a task failed; the message names it.
         LocalError: Redis cannot be reached.
     """
-    longest, *others = stops()
-    background = _send(producer, longest)
-    for stop in [*others, longest]:
-        sent = background if stop is longest else _send(producer, stop)
-        everything = [*background, *sent] if stop is not longest else sent
+    for stop in stops():
+        sent = _send(producer, stop)
 
-        def show(tasks: list[Sent] = everything) -> None:
+        def show(tasks: list[Sent] = sent) -> None:
             on_update([task for task in tasks if task.ended_s is None])
 
-        producer.follow(everything, until=sent, on_update=show)
+        producer.follow(sent, on_update=show)
         for task in sorted(sent, key=lambda task: not task.latest.failed):
             yield _shown(stop, task)
 

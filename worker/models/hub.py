@@ -23,7 +23,6 @@ from worker.errors import ModelError
 from worker.models.content import RemoteFile
 
 _T = TypeVar("_T")
-_CHUNK_BYTES = 1024 * 1024
 # The Hub's CDN answers no single request for more than 50 GB.
 _REQUEST_BYTES = 32 * 1024**3
 _ATTEMPTS = 3
@@ -60,7 +59,8 @@ class Hub:
     def __init__(self, endpoint: str | None, token: str | None, *, retry_delay_s: float = 1.0) -> None:
         self.endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
         self.retry_delay_s = retry_delay_s
-        self._token = token or huggingface_hub.get_token()
+        stored = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else huggingface_hub.get_token()
+        self._token = token or stored
         self._api = huggingface_hub.HfApi(self.endpoint, token=self._token or False, library_name="kc-worker")
 
     def files(self, repo: str, revision: str) -> tuple[str, list[RemoteFile]]:
@@ -138,7 +138,8 @@ class Hub:
                 resumed = response.status_code == 206 and begins == str(start)
                 if response.status_code == 206 and not resumed:
                     raise self._not_a_hub()
-                yield (start if resumed else 0), response.iter_bytes(_CHUNK_BYTES)
+                # No chunk size: what is gathered for a full chunk is lost when the connection breaks.
+                yield (start if resumed else 0), response.iter_bytes()
 
     def _headers(self) -> dict[str, str]:
         authorization = {"Authorization": f"Bearer {self._token}"} if self._token else {}
@@ -187,6 +188,9 @@ class Hub:
             yield
         except (httpx2.UnsupportedProtocol, httpx2.InvalidURL) as error:
             raise ModelError(f"HF_ENDPOINT={self.endpoint} is not an http:// or https:// URL.") from error
+        except (httpx2.ReadError, httpx2.ReadTimeout, httpx2.RemoteProtocolError) as error:
+            what = str(error) or type(error).__name__
+            raise HubUnavailable(f"The connection to {self.endpoint} broke: {what}.") from error
         except httpx2.TransportError as error:
             raise HubUnavailable(
                 f"{self.endpoint} cannot be reached: {str(error) or type(error).__name__}. Check the network "
@@ -209,7 +213,7 @@ class Hub:
         if status == 401:
             remedy = "set HF_TOKEN, and accept the licence if there is one"
             if self._token:
-                remedy = "HF_TOKEN is mistyped, expired or revoked; set a valid one"
+                remedy = "HF_TOKEN (or the token `hf auth login` stored) is mistyped, expired or revoked"
             return ModelError(f"{self.endpoint} refuses {repo} (401): {remedy}.")
         if status == 403:
             return ModelError(

@@ -81,9 +81,7 @@ def _copy(source: Path, part: Path, report: Report) -> None:
     copy.replace(part)
 
 
-def _fill(
-    hub: Hub, repo: str, commit: str, file: RemoteFile, stream: BinaryIO, report: Report
-) -> None:  # fmt: skip
+def _fill(hub: Hub, repo: str, commit: str, file: RemoteFile, stream: BinaryIO, report: Report) -> None:
     digest, at = _resume(stream, file)
     report.skip(at)
     failures = 0

@@ -21,6 +21,8 @@ def size_text(size_bytes: float) -> str:
 
 def count_text(count: int) -> str:
     """`count` for people: "135 M", "7.2 B"."""
+    if count < 1000:
+        return str(count)
     for limit, divisor, unit in ((10**6, 10**3, "K"), (10**9, 10**6, "M"), (10**12, 10**9, "B")):
         if count < limit:
             scaled = count / divisor

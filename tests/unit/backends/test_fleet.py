@@ -123,6 +123,20 @@ class TestConcurrency:
             assert (await backend.chat(HELLO, within(5))).text == "Hello to you"
 
 
+class TestGate:
+    async def test_who_waits_for_one_certain_server_holds_up_nobody(self, connect: Connect) -> None:
+        async with Scripted() as one, Scripted() as two:
+            backend: Any = connect(one, two)
+            await backend.capabilities(CALL)
+            lent = backend._gate
+            down, up = lent.servers
+            backend._set_down(down, "gone")
+            patient = asyncio.create_task(lent.take(only=down))
+            await asyncio.sleep(0)
+            assert await lent.take() is up
+            patient.cancel()
+
+
 class TestSeveralServers:
     async def test_requests_go_where_the_fewest_are_in_flight(self, connect: Connect, until: Until) -> None:
         async with Scripted() as one, Scripted() as two:
@@ -173,6 +187,17 @@ class TestSeveralServers:
             await backend.chat(HELLO, CALL)
             found = await backend.capabilities(CALL)
         assert (found.slots, found.context_length, found.embeddings) == (5, 512, False)
+
+    async def test_whether_servers_embed_is_asked_once_each_however_many_want_to_know(
+        self, connect: Connect
+    ) -> None:
+        async with Scripted(kind="llama-cpp-python") as one, Scripted(kind="llama-cpp-python") as two:
+            backend = connect(one, two)
+            await asyncio.gather(*(backend.capabilities(CALL) for _ in range(20)))
+            await backend.capabilities(CALL)
+        asked = [[seen.path for seen in server.seen].count("/v1/embeddings") for server in (one, two)]
+        assert asked == [1, 1]
+        assert one.most_in_flight == two.most_in_flight == 1
 
     def test_the_weakest_of_each_is_taken(self) -> None:
         strong = Capabilities(

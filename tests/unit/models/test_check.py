@@ -203,7 +203,7 @@ def test_a_model_is_found_by_any_of_its_names(models_dir: Path, name: str):
 
 
 def test_an_unknown_name_is_answered_with_the_ones_there_are(models_dir: Path):
-    with pytest.raises(ModelError, match=r"Did you mean a\.gguf\?.*org--name"):
+    with pytest.raises(ModelError, match=r"Did you mean bad\.gguf\?.*org--name"):
         find("b.gguf", models_dir)
 
 
