@@ -177,11 +177,13 @@ class ModelSettings(_Group):
 
     Attributes:
         hf_token: Hugging Face token for gated models; empty for none.
+        hf_endpoint: a mirror of the Hugging Face hub; empty for the hub itself.
         hf_cache_dir: Hugging Face's own cache.
         models_dir: folder with `gguf/` and `hf/`.
     """
 
     hf_token: SecretStr = SecretStr("")
+    hf_endpoint: str = ""
     hf_cache_dir: Path = Path("~/.cache/huggingface")
     models_dir: Path = Path("./models")
 

@@ -161,9 +161,10 @@ class Fleet:
         """One answer, whatever it takes within the rules at the top of this file."""
         attempts, wait_s = 0, 0.0
         failed_on: Server | None = None
+        last_failure: TaskError | None = None
 
         async def attempt() -> Reply:
-            nonlocal attempts, wait_s, failed_on
+            nonlocal attempts, wait_s, failed_on, last_failure
             while True:
                 asked_at = time.monotonic()
                 self._start_watching()
@@ -177,6 +178,7 @@ class Fleet:
                         if isinstance(error, _Broken):
                             self._put_aside(server, error.reason)
                             raise
+                        last_failure = error
                         if not self._put_aside(server, error):
                             raise
                     else:
@@ -196,6 +198,10 @@ class Fleet:
                 return await retrying(attempt)
         except _Broken as broken:
             raise broken.reason from None
+        except DeadlineExceeded:
+            if last_failure is None:
+                raise
+            raise DeadlineExceeded(f"The deadline passed while retrying. {last_failure}") from last_failure
 
     @asynccontextmanager
     async def _bounded(self, context: CallContext) -> AsyncIterator[None]:

@@ -18,7 +18,7 @@ _COMMANDS = {
     "run": ("worker.cli.run", "Send one task, show its progress and its answer."),
     "status": ("worker.cli.status", "What is reachable: Redis, queues, workers, model servers."),
     "worker": ("worker.cli.worker", "Start a worker (celery -A worker worker)."),
-    "models": ("worker.cli_models", "Download models, list and check them."),
+    "models": ("worker.cli.models", "Download models, list and check them."),
 }
 
 

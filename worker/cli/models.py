@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -83,7 +82,7 @@ def pull(repo: str, file: str, revision: str, whole: bool, force: bool) -> None:
         revision=revision,
         whole=whole,
         token=chosen.hf_token.get_secret_value() or None,
-        endpoint=os.environ.get("HF_ENDPOINT") or None,
+        endpoint=chosen.hf_endpoint or None,
         cache_dir=chosen.hf_cache_dir,
     )
     report = _report()
