@@ -24,6 +24,7 @@ layers=${N_GPU_LAYERS:-0}
 [ "$(head -c 4 "$model" | tr -d '\0')" = GGUF ] || fail "MODEL_PATH: $model is not a GGUF file. llama.cpp reads no other."
 whole_number N_CTX "$context"
 whole_number N_PARALLEL "$slots"
+[ "$context" -gt 0 ] || fail "N_CTX must be at least 1."
 [ "$slots" -gt 0 ] || fail "N_PARALLEL must be at least 1."
 [ "$layers" = -1 ] || whole_number N_GPU_LAYERS "$layers"
 
@@ -41,8 +42,9 @@ export LLAMA_ARG_CACHE_RAM="${LLAMA_ARG_CACHE_RAM:-512}"
 [ -z "${LLM_API_KEY:-}" ] || export LLAMA_API_KEY="$LLM_API_KEY"
 case ${EMBEDDING:-true} in
 true | 1 | yes | on)
-    # With a pooling type it embeds and still completes. An input must fit one batch.
-    batch=$((context > 2048 ? context : 2048))
+    # With a pooling type it embeds and still completes. An input must fit one batch, and llama.cpp aborts where
+    # the batch is not a multiple of the slots (ggml-org/llama.cpp#27175, b11434).
+    batch=$(((context + slots - 1) / slots * slots))
     export LLAMA_ARG_EMBEDDINGS=1 LLAMA_ARG_POOLING=mean LLAMA_ARG_BATCH="$batch" LLAMA_ARG_UBATCH="$batch"
     ;;
 false | 0 | no | off) ;;

@@ -10,13 +10,13 @@ from typing import Any
 
 from celery import Celery, Task
 from celery.app.amqp import AMQP
-from celery.signals import celeryd_init
 from kombu import Queue
 
 from worker import metrics
 from worker.backends.base import CallContext, Json
 from worker.errors import DeadlineExceeded, InputTooLarge, SettingsError, TaskError
 from worker.execution.bridge import off_loop, run_sync, wait_for
+from worker.execution.pool import chosen_pool
 from worker.health import HealthStep
 from worker.redis_client import CONNECT_TIMEOUT_S, HEALTH_CHECK_INTERVAL_S, SOCKET_TIMEOUT_S
 from worker.settings import Settings, settings
@@ -124,6 +124,7 @@ def create_app(chosen: Settings) -> Celery:
     """The worker's app for these settings."""
     redis = chosen.redis.address
     sentinel = "Sentinel" if redis.is_sentinel else ""
+    pool = chosen_pool(sys.argv)
     app = Celery("worker", amqp=LoopFriendlyAMQP, set_as_current=True)
     app.conf.update(
         broker_url=redis.broker_url,
@@ -137,9 +138,10 @@ def create_app(chosen: Settings) -> Celery:
         # Which tasks, from where, how many.
         task_default_queue="default",
         task_queues=[Queue(name, routing_key=name) for name in QUEUES],
-        worker_pool="worker.execution.pool:TaskPool",
+        worker_pool=pool,
         worker_consumer="worker.execution.consumer:Consumer",
-        worker_concurrency=chosen.worker.worker_concurrency,
+        # It counts tasks; as a number of processes it would be absurd: there, as many as CPUs.
+        worker_concurrency=None if pool == "prefork" else chosen.worker.worker_concurrency,
         worker_prefetch_multiplier=1,
         # A message is acknowledged when its result is stored.
         task_acks_late=True,
@@ -175,14 +177,6 @@ def create_app(chosen: Settings) -> Celery:
         app.register_task(task())
     app.steps["worker"].add(HealthStep)
     return app
-
-
-@celeryd_init.connect
-def _processes_for_prefork(conf: Any = None, options: Any = None, **_: Any) -> None:
-    """WORKER_CONCURRENCY counts tasks; as a number of processes it would be absurd."""
-    pool = str((options or {}).get("pool_cls") or "")
-    if "prefork" in pool and conf is not None:
-        conf.worker_concurrency = "auto"
 
 
 def _since(sent_at: object) -> float | None:

@@ -81,7 +81,8 @@ class HealthServer:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
                 probes = await self._shared.backend.probe()
         except TimeoutError:
-            return [f"The model servers do not answer within {PROBE_TIMEOUT_S:g} s"]
+            urls = self._shared.settings.backend.llm_server_url
+            return [f"{url}: no answer within {PROBE_TIMEOUT_S:g} s" for url in urls]
         if any(probe.state is State.READY for probe in probes):
             return []
         return [f"{probe.url}: {probe.reason}" for probe in probes]

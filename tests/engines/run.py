@@ -135,7 +135,7 @@ class Run:
         report = FOLDER / "logs" / engine.name / "suite.xml"
         report.unlink(missing_ok=True)
         command = [sys.executable, "-m", "pytest", "tests/behaviour", f"--junitxml={report}"]
-        command += ["-p", "no:cacheprovider", "-p", "no:xdist", "--durations=5", *self._pytest_args]
+        command += ["-p", "no:cacheprovider", "--durations=5", *self._pytest_args]
         env = {
             **os.environ,
             "ENGINE": engine.name,

@@ -2,12 +2,14 @@
 
 import asyncio
 import os
+import sys
 import time
 
 from celery import Celery
 from celery.exceptions import SoftTimeLimitExceeded
 
 from worker.execution.bridge import run_sync, wait_for
+from worker.execution.pool import chosen_pool
 from worker.redis_client import RedisAddress
 
 address = RedisAddress(os.environ["REDIS_URL"])
@@ -16,7 +18,7 @@ app.conf.update(
     broker_url=address.broker_url,
     result_backend=f"worker.execution.results:ResultStore+{address.result_url}",
     redis_address=address,
-    worker_pool=os.environ.get("POOL", "worker.execution.pool:TaskPool"),
+    worker_pool=chosen_pool(sys.argv),
     worker_consumer="worker.execution.consumer:Consumer",
     worker_concurrency=int(os.environ.get("CONCURRENCY", "64")),
     worker_prefetch_multiplier=1,

@@ -208,6 +208,10 @@ def test_soft_shutdown_finishes_short_tasks_and_hands_long_ones_back(
 @pytest.mark.parametrize("pool", ["solo", "threads", "prefork"])
 def test_the_same_tasks_run_on_celerys_own_pools(start: Callable[..., PoolWorker], pool: str) -> None:
     worker = start("-P", pool, "-c", "2")
+    stats = worker.app.control.inspect(timeout=5).stats() or {}
+    assert [node["pool"]["implementation"] for node in stats.values()] == [
+        f"celery.concurrency.{pool}:TaskPool"
+    ]
     assert worker.send("sleep", 0.1, "here").get(timeout=WAIT_S) == "here"
     assert (
         chain(worker.signature("add", 1, 2), worker.signature("add", 3)).apply_async().get(timeout=WAIT_S)

@@ -14,8 +14,9 @@ waits for is cancelled, which closes its connection to the model server. They di
 
 import asyncio
 import os
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -30,7 +31,18 @@ from worker.execution.bridge import drive, process_loop
 
 logger = get_logger(__name__)
 
+_EXPLICIT_PREFORK = re.compile(r"(^| )(-P ?|--pool[ =])prefork( |$)")
+
 Report = Callable[..., None]
+
+
+def chosen_pool(arguments: Sequence[str]) -> str:
+    """The `worker_pool` setting for a command line: this module's pool, or prefork where it asks for that.
+
+    Celery takes an explicit `-P prefork` for its default and would replace it by the configured pool
+    (`WorkersPool` in celery/bin/worker.py). Other pools named by `-P` override the setting by themselves.
+    """
+    return "prefork" if _EXPLICIT_PREFORK.search(" ".join(arguments)) else f"{__name__}:TaskPool"
 
 
 class _EndedFromOutside(BaseException):

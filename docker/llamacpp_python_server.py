@@ -1,0 +1,116 @@
+"""llama-cpp-python's server as its container runs it, with the settings of `.env.sample`.
+
+What it adds to `python -m llama_cpp.server`:
+
+- MODEL_PATH, N_CTX, N_GPU_LAYERS, EMBEDDING, HOST, PORT and LLM_API_KEY mean what they mean for llama.cpp's own
+  server; every other setting of llama-cpp-python is read from the environment under its own name.
+- `GET /health` → `{"status": "ok", "n_ctx": tokens, "model": name}`. It waits for no generation, as
+  `/v1/models` does.
+- `logits_all` is off (slow), and so is `interrupt_requests` (a new request would cut a running stream short).
+- What is wrong with a setting or the model is said in one line.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+_DEFAULTS = {"MODEL_PATH": "/models/model.gguf", "HOST": "0.0.0.0", "PORT": "8000"}  # noqa: S104  # a container
+_MODEL_DEFAULTS = {"N_CTX": "4096", "N_GPU_LAYERS": "0", "EMBEDDING": "true", "VERBOSE": "false"}
+_GGUF_MAGIC = b"GGUF"
+#: Seconds running requests get to finish after SIGTERM; the compose file kills after 30.
+_GRACE_S = 20
+
+
+def main() -> None:
+    """Load the model and serve until SIGTERM."""
+    _read_environment()
+    model = _model_file(Path(os.environ["MODEL_PATH"]))
+    # Late: a wrong MODEL_PATH is said before half a second of imports.
+    import uvicorn
+
+    app, host, port = _create_app(model)
+    server = uvicorn.Server(uvicorn.Config(app, host=host, port=port, timeout_graceful_shutdown=_GRACE_S))
+    # uvicorn raises the signal again once it is done; threads that still generate must not hold up the exit.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)
+    server.run()
+
+
+def _read_environment() -> None:
+    """Fill in defaults. An empty variable is one that is not set: Compose passes those on as empty."""
+    for name, value in list(os.environ.items()):
+        if not value:
+            del os.environ[name]
+    for name, value in (_DEFAULTS | _MODEL_DEFAULTS).items():
+        os.environ.setdefault(name, value)
+
+
+def _model_file(path: Path) -> Path:
+    """The model, looked at before llama.cpp does: its own message is a traceback."""
+    try:
+        with path.open("rb") as file:
+            magic = file.read(len(_GGUF_MAGIC))
+    except FileNotFoundError:
+        _fail(f"MODEL_PATH: there is no file {path}. Put a GGUF file there, or name one that is there.")
+    except IsADirectoryError:
+        _fail(f"MODEL_PATH: {path} is a folder. Name the GGUF file in it.")
+    except PermissionError:
+        _fail(f"MODEL_PATH: {path} may not be read by user {os.getuid()}. Change its permissions (chmod a+r).")
+    if magic != _GGUF_MAGIC:
+        _fail(f"MODEL_PATH: {path} is not a GGUF file. llama.cpp reads no other.")
+    return path
+
+
+def _create_app(model: Path) -> tuple[Any, str, int]:
+    """The server's app with the model loaded, and where it is to listen."""
+    from llama_cpp.server import app as server
+    from llama_cpp.server.settings import Settings
+    from pydantic import ValidationError
+
+    try:
+        settings = Settings(
+            model=str(model),
+            model_alias=os.environ.get("MODEL_ALIAS", model.resolve().stem),
+            logits_all=False,
+            interrupt_requests=False,
+            api_key=os.environ.get("LLM_API_KEY"),
+        )
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        name = ".".join(str(part) for part in wrong["loc"]).upper()
+        _fail(f"{name}: {wrong['msg']} (it is {wrong['input']!r}).")
+    try:
+        app = server.create_app(settings=settings)
+    except ValueError as error:
+        _fail(
+            f"llama.cpp cannot load {model}: {error}. The file is damaged, of a kind this version does not know, or "
+            "larger than the memory. VERBOSE=true shows llama.cpp's own messages."
+        )
+    page = {"status": "ok", "n_ctx": _context_length(server), "model": settings.model_alias}
+
+    @app.get("/health")
+    async def health() -> dict[str, Any]:
+        return page
+
+    return app, settings.host, settings.port
+
+
+def _context_length(server: Any) -> int:
+    """Tokens of context the loaded model really has. Nobody else holds the model yet, so no lock is needed."""
+    return int(server._llama_proxy().n_ctx())  # noqa: SLF001  # there is no public way past the lock
+
+
+def _leave(*_: object) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _fail(message: str) -> NoReturn:
+    sys.exit(f"llama-cpp-python: {message}")
+
+
+if __name__ == "__main__":
+    main()
