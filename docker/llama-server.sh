@@ -40,11 +40,13 @@ export LLAMA_ARG_ENDPOINT_METRICS=1 LLAMA_ARG_ENDPOINT_SLOTS=1
 export LLAMA_ARG_CACHE_RAM="${LLAMA_ARG_CACHE_RAM:-512}"
 [ -z "${N_THREADS:-}" ] || export LLAMA_ARG_THREADS="$N_THREADS"
 [ -z "${LLM_API_KEY:-}" ] || export LLAMA_API_KEY="$LLM_API_KEY"
-case ${EMBEDDING:-true} in
+case ${EMBEDDING:-false} in
 true | 1 | yes | on)
-    # With a pooling type it embeds and still completes. An input must fit one batch, and llama.cpp aborts where
-    # the batch is not a multiple of the slots (ggml-org/llama.cpp#27175, b11434).
-    batch=$(((context + slots - 1) / slots * slots))
+    # With a pooling type it embeds and still completes. An input must fit one batch; a large one costs memory
+    # (tokens x vocabulary x 4 bytes). llama.cpp aborts where it is not a multiple of the slots
+    # (ggml-org/llama.cpp#27175, b11434).
+    batch=$((context < 2048 ? context : 2048))
+    batch=$(((batch + slots - 1) / slots * slots))
     export LLAMA_ARG_EMBEDDINGS=1 LLAMA_ARG_POOLING=mean LLAMA_ARG_BATCH="$batch" LLAMA_ARG_UBATCH="$batch"
     ;;
 false | 0 | no | off) ;;

@@ -6,6 +6,7 @@ What it adds to `python -m llama_cpp.server`:
   server; every other setting of llama-cpp-python is read from the environment under its own name.
 - `GET /health` → `{"status": "ok", "n_ctx": tokens, "model": name}`. It waits for no generation, as
   `/v1/models` does.
+- With EMBEDDING an input gives one vector (mean pooling), as OpenAI's does; without a pooling type it is one a token.
 - `logits_all` is off (slow), and so is `interrupt_requests` (a new request would cut a running stream short).
 - What is wrong with a setting or the model is said in one line.
 """
@@ -17,7 +18,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 _DEFAULTS = {"MODEL_PATH": "/models/model.gguf", "HOST": "0.0.0.0", "PORT": "8000"}  # noqa: S104  # a container
-_MODEL_DEFAULTS = {"N_CTX": "4096", "N_GPU_LAYERS": "0", "EMBEDDING": "true", "VERBOSE": "false"}
+_MODEL_DEFAULTS = {"N_CTX": "4096", "N_GPU_LAYERS": "0", "EMBEDDING": "false", "VERBOSE": "false"}
+#: Tokens of one embedding input: it must fit one batch, and a large one costs memory (tokens x vocabulary x 4 bytes).
+_EMBEDDING_BATCH = 2048
 _GGUF_MAGIC = b"GGUF"
 #: Seconds running requests get to finish after SIGTERM; the compose file kills after 30.
 _GRACE_S = 20
@@ -81,6 +84,9 @@ def _create_app(model: Path) -> tuple[Any, str, int]:
         wrong = error.errors()[0]
         name = ".".join(str(part) for part in wrong["loc"]).upper()
         _fail(f"{name}: {wrong['msg']} (it is {wrong['input']!r}).")
+    if settings.embedding:
+        settings.n_batch = settings.n_ubatch = max(settings.n_batch, min(settings.n_ctx, _EMBEDDING_BATCH))
+        _pool_embeddings()
     try:
         app = server.create_app(settings=settings)
     except ValueError as error:
@@ -95,6 +101,17 @@ def _create_app(model: Path) -> tuple[Any, str, int]:
         return page
 
     return app, settings.host, settings.port
+
+
+def _pool_embeddings() -> None:
+    """The server has no setting for the pooling type, only its `Llama` has (llama-cpp-python 0.3.36)."""
+    import llama_cpp
+
+    class PoolingLlama(llama_cpp.Llama):  # type: ignore[misc]  # no types where this file is checked
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options, pooling_type=llama_cpp.LLAMA_POOLING_TYPE_MEAN)
+
+    llama_cpp.Llama = PoolingLlama
 
 
 def _context_length(server: Any) -> int:

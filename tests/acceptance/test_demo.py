@@ -14,8 +14,6 @@ import pytest
 
 from worker.local.tour import stops
 
-pytestmark = pytest.mark.xdist_group("demo")  # the tour is taken once
-
 DEMO = [sys.executable, "-m", "worker", "demo"]
 #: Settings of somebody else's servers, which the demo must not use.
 FOREIGN = {"REDIS_URL": "redis://127.0.0.1:1/0", "LLM_SERVER_URL": "http://127.0.0.1:1", "LLM_MODEL": "none"}

@@ -73,12 +73,17 @@ def _llama_cpp_python(directory: Path) -> Server:
 
 
 def _vllm(directory: Path) -> Server:
+    """Through the container's entry script; `vllm serve` itself does not work in the CPU wheel."""
     port = free_port()
-    command = [str(provision.python_of(provision.VLLM)), "-m", "vllm.entrypoints.openai.api_server"]
-    command += ["--model", str(provision.HF_COPY), "--served-model-name", "SmolLM2-135M-Instruct"]
-    command += ["--host", HOST, "--port", str(port), "--max-model-len", str(CONTEXT)]
-    command += ["--enforce-eager"]  # compiling the model would take longer than the tests
+    python = provision.python_of(provision.VLLM)
+    # Compiling the model would take longer than the tests.
+    command = ["sh", str(REPOSITORY / "docker" / "vllm.sh"), "--enforce-eager"]
     env = {
+        "VLLM_COMMAND": f"{python} -m vllm.entrypoints.openai.api_server --model",
+        "MODEL_NAME": str(provision.HF_COPY),
+        "MAX_MODEL_LEN": str(CONTEXT),
+        "HOST": HOST,
+        "PORT": str(port),
         "VLLM_CPU_KVCACHE_SPACE": "2",
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",

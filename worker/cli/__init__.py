@@ -1,14 +1,12 @@
 """`kc-worker`: commands, no logic. A command's module is imported when the command is used."""
 
-import signal
 import sys
 from importlib import import_module
-from types import FrameType
-from typing import NoReturn
 
 import click
 
 from worker import __version__
+from worker.cli import interrupt
 from worker.errors import LocalError, ModelError, SettingsError, TaskError
 
 #: command → module, and the line `--help` shows.
@@ -54,13 +52,9 @@ def kc_worker() -> None:
     """  # noqa: D301  # click wants the character
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
-
-
 def main() -> None:
     """Run the command line; exit 1: it did not work, 2: wrong options or settings, 130: interrupted."""
-    signal.signal(signal.SIGTERM, _interrupt)  # so that whatever was started is stopped
+    interrupt.install()
     try:
         # Not click's own main: it would turn an interrupt into exit status 1.
         status = kc_worker(standalone_mode=False)

@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
+from worker.cli import interrupt
 from worker.cli.render import progress_line, readable_input, readable_output, shortened
 from worker.local.stack import LocalStack
 from worker.local.tour import Shown, run_tour
@@ -53,6 +54,7 @@ def demo(as_json: bool) -> None:
 
 def _updater(stack: LocalStack, show: Callable[[str], None]) -> Callable[[list[Sent]], None]:
     def update(running: list[Sent]) -> None:
+        interrupt.check()
         stack.check()
         show(escape(progress_line(running)))
 

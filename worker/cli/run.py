@@ -100,6 +100,7 @@ def _send_and_follow(name: str, arguments: dict[str, Any], queue: str, as_json: 
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from worker.cli import interrupt
     from worker.cli.render import readable_output
     from worker.producer import Producer, fit_message
     from worker.settings import settings
@@ -125,6 +126,7 @@ def _send_and_follow(name: str, arguments: dict[str, Any], queue: str, as_json: 
 
                 def show() -> None:
                     nonlocal warned
+                    interrupt.check()
                     update = task.latest
                     if update.state == "PROGRESS":
                         label = f"{name} ({update.unit})"

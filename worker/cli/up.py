@@ -33,6 +33,7 @@ def up(
     kc-worker up
     kc-worker up --model Qwen3-4B-Q4_K_M --slots 8 --context 8192
     """  # noqa: D301  # click wants the character
+    from worker.cli import interrupt
     from worker.local.child import preferred_port
     from worker.local.llamacpp import find_model
     from worker.local.stack import LocalStack
@@ -54,7 +55,7 @@ def up(
     # Ctrl-C is how it ends.
     with contextlib.suppress(KeyboardInterrupt), stack:
         click.echo(_instructions(stack.redis.url, stack.llama.url, blobs, stack.worker is not None))
-        stack.watch()
+        stack.watch(interrupt.check)
     click.echo("Stopped.", err=True)
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import fcntl
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -116,10 +116,11 @@ class LocalStack:
             if not child.alive:
                 raise child.failure(f"ended with status {child.process.returncode}")
 
-    def watch(self) -> None:
-        """Stay until a program ends; errors as for `check`."""
+    def watch(self, on_look: Callable[[], None]) -> None:
+        """Stay until a program ends, or `on_look`, called twice a second, raises; errors as for `check`."""
         while True:
             self.check()
+            on_look()
             time.sleep(_WATCH_S)
 
     @property
