@@ -187,6 +187,14 @@ def test_cold_shutdown_hands_running_tasks_back_to_the_queue(start: Callable[...
     assert len([note for note in second.notes() if note.startswith("end")]) == 10
 
 
+def test_cold_shutdown_does_not_wait_for_a_task_that_ignores_cancellation(worker: PoolWorker) -> None:
+    worker.send("ignores_cancellation", 120)
+    worker.until(lambda: bool((worker.app.control.inspect().active() or {"": []}).popitem()[1]))
+    worker.process.send_signal(signal.SIGQUIT)
+    worker.process.wait(30)
+    assert "ignored" in worker.notes()
+
+
 def test_soft_shutdown_finishes_short_tasks_and_hands_long_ones_back(
     start: Callable[..., PoolWorker],
 ) -> None:

@@ -13,6 +13,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
 import greenlet
@@ -20,6 +21,9 @@ import uvloop
 
 T = TypeVar("T")
 P = ParamSpec("P")
+
+#: Threads for blocking calls (file reads, Celery's own publishing), however many CPUs there are.
+HELPER_THREADS = 8
 
 _loops: dict[int, asyncio.AbstractEventLoop] = {}
 _loops_lock = threading.Lock()
@@ -36,6 +40,7 @@ def process_loop() -> asyncio.AbstractEventLoop:
     with _loops_lock:
         if pid not in _loops:
             loop = uvloop.new_event_loop()
+            loop.set_default_executor(ThreadPoolExecutor(HELPER_THREADS, "kc-helper"))
             threading.Thread(target=loop.run_forever, name="kc-loop", daemon=True).start()
             _loops[pid] = loop
         return _loops[pid]

@@ -13,6 +13,7 @@ waits for is cancelled, which closes its connection to the model server. They di
 """
 
 import asyncio
+import math
 import os
 import re
 import time
@@ -30,6 +31,9 @@ from kombu.asynchronous import Hub
 from worker.execution.bridge import drive, process_loop
 
 logger = get_logger(__name__)
+
+#: Seconds a cancelled task has to unwind before shutdown goes on without it.
+STUCK_AFTER_S = 10.0
 
 _EXPLICIT_PREFORK = re.compile(r"(^| )(-P ?|--pool[ =])prefork( |$)")
 
@@ -57,7 +61,10 @@ class Job:
         report_terminated: tells Celery that the task was terminated, given the reason.
     """
 
-    __slots__ = ("__weakref__", "_limits", "_loop", "_pending", "_task", "report_ended", "report_terminated")
+    __slots__ = (
+        "__weakref__", "_ended_at", "_limits", "_loop", "_pending", "_task",
+        "report_ended", "report_terminated",
+    )  # fmt: skip
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, report_terminated: Callable[[Terminated], None]
@@ -68,6 +75,12 @@ class Job:
         self._limits: list[asyncio.TimerHandle] = []
         self.report_terminated = report_terminated
         self.report_ended: Callable[[], None] | None = None
+        self._ended_at = math.inf
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether it was ended long ago and has not unwound: it ignores cancellation."""
+        return time.monotonic() - self._ended_at > STUCK_AFTER_S
 
     def terminate(self, signal: int | str | None = None) -> None:
         """Cancel the task and report it as terminated; Celery calls this."""
@@ -96,6 +109,7 @@ class Job:
         """End the task without a result; the first reason to end is the one reported."""
         if self.report_ended is None:
             self.report_ended = report
+            self._ended_at = time.monotonic()
             self._raise_in_task(_EndedFromOutside())
 
     def interrupt(self, reason: Exception) -> None:
@@ -189,9 +203,10 @@ class TaskPool(BasePool):
     def on_stop(self) -> None:
         """Deliver what running tasks report until none is left.
 
-        Also called inside a signal handler at cold shutdown, after every task was cancelled.
+        Also called inside a signal handler at cold shutdown, after every task was cancelled. A task that
+        ignores its cancellation is left behind; its message is delivered again.
         """
-        while self._jobs or not self._reports.empty():
+        while any(not job.is_stuck for job in tuple(self._jobs)) or not self._reports.empty():
             try:
                 self._deliver(self._reports.get(timeout=0.1))
             except Empty:

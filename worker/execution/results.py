@@ -8,6 +8,7 @@ tried again; the task stays in flight until it is stored.
 from typing import Any
 
 from celery.backends.redis import RedisBackend, SentinelBackend
+from celery.states import READY_STATES
 from celery.utils.log import get_logger
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -18,10 +19,12 @@ from worker.execution.bridge import can_sleep, off_loop, wait_for
 
 logger = get_logger(__name__)
 
-#: KEYS: the result's key. ARGV: value, seconds to live. The status is the first member Celery writes.
+#: KEYS: the result's key. ARGV: value, seconds to live, 1 if it is final. The status is the first member that
+#: Celery writes. Progress that was under way when the task ended (revoked, say) comes too late.
 STORE = """
-local stored = redis.call('GETRANGE', KEYS[1], 0, 31)
-if string.find(stored, '"status": "SUCCESS"', 1, true) then return 0 end
+local status = string.match(redis.call('GETRANGE', KEYS[1], 0, 31), '^{"status": "(%u+)"')
+if status == 'SUCCESS' then return 0 end
+if ARGV[3] == '0' and (status == 'FAILURE' or status == 'REVOKED') then return 0 end
 redis.call('SETEX', KEYS[1], ARGV[2], ARGV[1])
 redis.call('PUBLISH', KEYS[1], ARGV[1])
 return 1
@@ -51,14 +54,15 @@ class _LoopFriendly:
         )
         meta["task_id"] = task_id
         key = self.get_key_for_task(task_id)  # type: ignore[attr-defined]
-        wait_for(self._store(key, self.encode(meta), int(self.expires)))  # type: ignore[attr-defined]
+        value, ttl_s = self.encode(meta), int(self.expires)  # type: ignore[attr-defined]
+        wait_for(self._store(key, [value, ttl_s, int(state in READY_STATES)]))
         return result
 
     def on_chord_part_return(self, *args: Any, **kwargs: Any) -> Any:
         """Count a finished part of a chord, and send its callback after the last one."""
         return off_loop(super().on_chord_part_return, *args, **kwargs)  # type: ignore[misc]
 
-    async def _store(self, key: bytes, value: str, ttl_s: int) -> None:
+    async def _store(self, key: bytes, arguments: list[str | int]) -> None:
         """Store and publish one result, for as long as it takes."""
         if self._redis is None:
             self._redis = self.app.conf.redis_address.connect()  # type: ignore[attr-defined]
@@ -69,7 +73,7 @@ class _LoopFriendly:
             before_sleep=_say_that_it_is_held,
         ):
             with attempt:
-                await self._script(keys=[key], args=[value, ttl_s])
+                await self._script(keys=[key], args=arguments)
 
 
 def _say_that_it_is_held(state: RetryCallState) -> None:
