@@ -55,9 +55,11 @@ format: install ## Format the code and fix what lint can fix
 bench: install ## Side-by-side measurements; results under docs/benchmarks
 	@$(BIN)/python -m bench
 
-lock: install ## Resolve the dependencies again into requirements.lock
+lock: install ## Resolve the dependencies again into requirements.lock and docker/worker.lock
 	@$(BIN)/python -m uv pip compile --quiet pyproject.toml --all-extras --universal --generate-hashes \
 		--no-annotate --no-header --python-version 3.11 --upgrade -o requirements.lock
+	@$(BIN)/python -m uv pip compile --quiet pyproject.toml --extra models --universal --generate-hashes \
+		--no-annotate --no-header --python-version 3.11 --constraint requirements.lock -o docker/worker.lock
 
 clean: ## Remove .venv, .engines and caches
 	@rm -rf $(VENV) .engines .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

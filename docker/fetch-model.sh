@@ -21,6 +21,11 @@ case $MODEL in
 esac
 
 if [ ! -e "$MODEL" ]; then
+    if [ ! -w "$MODELS_DIR" ]; then
+        echo "models: user $(id -u) may not write to MODELS_DIR, which belongs to user $(stat -c %u "$MODELS_DIR")." \
+            "Set MODELS_UID and MODELS_GID in .env to its owner." >&2
+        exit 1
+    fi
     repo=${MODEL_REPO:-$2}
     if [ "$kind" = gguf ]; then
         [ -n "${MODEL_REPO:-}" ] || MODEL_FILE=$3

@@ -24,10 +24,10 @@ def main(variable: str, default: str, path: str) -> int:
         with opener.open(f"http://127.0.0.1:{port}{path}", timeout=_TIMEOUT_S) as answer:
             status = int(answer.status)
     except urllib.error.HTTPError as error:
-        print(f"{error.code}: {error.read(500).decode(errors='replace')}")  # noqa: T201
+        print(f"{error.code}: {error.read(500).decode(errors='replace')}")
         return 1
     except OSError as error:
-        print(error)  # noqa: T201
+        print(error)
         return 1
     return 0 if status == HTTPStatus.OK else 1
 

@@ -1,6 +1,7 @@
 #!/bin/sh
 # vLLM's OpenAI-compatible server with the settings of .env.sample; more arguments are passed on to it.
-# VLLM_COMMAND: what to start instead of `vllm serve`, for installations where that command does not work.
+# VLLM_COMMAND: what to start instead of `vllm serve`. vLLM for CPUs from a wheel has no such command; there it is
+# `python -m vllm.entrypoints.openai.api_server`, which wants the model as an option.
 set -eu
 
 fail() {
@@ -26,12 +27,17 @@ case $model in
 esac
 [ -z "${LLM_API_KEY:-}" ] || export VLLM_API_KEY="$LLM_API_KEY"
 
+if [ -z "${VLLM_COMMAND:-}" ]; then
+    VLLM_COMMAND="vllm serve"
+    set -- "$model" "$@"
+else
+    set -- --model "$model" "$@"
+fi
 # shellcheck disable=SC2086  # several words
-exec ${VLLM_COMMAND:-vllm serve} "$model" \
+exec $VLLM_COMMAND "$@" \
     --served-model-name "$served" \
     --host "${HOST:-0.0.0.0}" \
     --port "${PORT:-8000}" \
     --tensor-parallel-size "${TENSOR_PARALLEL_SIZE:-1}" \
     --gpu-memory-utilization "${GPU_MEMORY_UTILIZATION:-0.9}" \
-    --max-model-len "${MAX_MODEL_LEN:-4096}" \
-    "$@"
+    --max-model-len "${MAX_MODEL_LEN:-4096}"

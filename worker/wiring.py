@@ -3,8 +3,8 @@
 import os
 from dataclasses import dataclass
 
-from worker.backends.registry import create_backend
 from worker.backends.base import Backend, BackendOptions
+from worker.backends.registry import create_backend
 from worker.settings import Settings, settings
 from worker.storage.texts import TextStore
 

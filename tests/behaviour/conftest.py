@@ -36,6 +36,7 @@ class Expected:
         structured: the strongest constrained decoding.
         embeddings: whether it embeds.
         repeats: whether the same request with the same seed gets the same answer, whatever runs beside it.
+        counts_streams: whether a streamed answer says how many tokens it took.
     """
 
     server: str
@@ -43,12 +44,17 @@ class Expected:
     structured: Literal["json_schema", "json_object"]
     embeddings: bool
     repeats: bool
+    counts_streams: bool
 
 
 EXPECTED = {
-    "llama.cpp": Expected("llama.cpp", _SLOTS, "json_schema", embeddings=True, repeats=False),
-    "llama-cpp-python": Expected("llama-cpp-python", 1, "json_object", embeddings=False, repeats=True),
-    "vllm": Expected("vllm", None, "json_schema", embeddings=False, repeats=False),
+    "llama.cpp": Expected(
+        "llama.cpp", _SLOTS, "json_schema", embeddings=True, repeats=False, counts_streams=True
+    ),
+    "llama-cpp-python": Expected(
+        "llama-cpp-python", 1, "json_object", embeddings=False, repeats=True, counts_streams=False
+    ),
+    "vllm": Expected("vllm", None, "json_schema", embeddings=False, repeats=False, counts_streams=True),
 }
 
 

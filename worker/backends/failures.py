@@ -34,7 +34,8 @@ _CONTEXT = re.compile(
     r"exceed_context_size_error|exceeds? the available context size"  # llama.cpp server
     r"|input is too large to process"  # its embeddings, longer than one batch
     r"|context_length_exceeded|exceed context window"  # llama-cpp-python
-    r"|maximum context length|(?:longer than|exceeds?) the maximum\s+model length",  # vLLM
+    r"|maximum context length|greater than max_model_len"  # vLLM
+    r"|(?:longer than|exceeds?) the maximum\s+model length",
     re.IGNORECASE,
 )
 #: llama-cpp-python answers 500 to requests that are wrong in themselves.

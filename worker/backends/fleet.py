@@ -28,7 +28,7 @@ from worker.backends.base import (
 )
 from worker.backends.gate import Gate, Server, backoff_s
 from worker.backends.openai_compatible import Answer, OpenAIClient
-from worker.errors import BackendUnavailable, DeadlineExceeded, TaskError
+from worker.errors import BackendRejected, BackendUnavailable, DeadlineExceeded, TaskError
 
 logger = logging.getLogger(__name__)
 
@@ -97,13 +97,20 @@ class Fleet:
 
         async def send(server: Server, capabilities: Capabilities) -> Answer:
             payload = await _with_model(request, server, capabilities)
-            return await server.client.post(
-                "/v1/embeddings",
-                payload,
-                wanted="data",
-                request_id=context.task_id,
-                timeout_s=self._options.timeout_s,
-            )
+            try:
+                return await server.client.post(
+                    "/v1/embeddings",
+                    payload,
+                    wanted="data",
+                    request_id=context.task_id,
+                    timeout_s=self._options.timeout_s,
+                )
+            except BackendRejected as error:
+                await self._ask_embeddings(server)
+                if server.embeddings is False:  # each server says it differently, vLLM with a bare 404
+                    message = f"{server.client.url} makes no embeddings of {capabilities.model!r}."
+                    raise BackendRejected(message, self._kind.embeddings_remedy) from error
+                raise
 
         return await self._call(send, context)
 

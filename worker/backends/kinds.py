@@ -16,6 +16,7 @@ class Kind(Protocol):
     """One kind of server, as LLM_BACKEND names it."""
 
     name: str
+    embeddings_remedy: str  #: How a server of this kind is made to embed, for messages.
 
     async def readiness(self, client: OpenAIClient) -> Readiness:
         """Whether the server can take work.

@@ -30,6 +30,7 @@ class LlamaCpp:
     """Both servers."""
 
     name = "llamacpp"
+    embeddings_remedy = "Start llama.cpp's server with --embeddings, llama-cpp-python's with EMBEDDING=true."
 
     async def readiness(self, client: OpenAIClient) -> Readiness:
         """READY, LOADING or DOWN by /health; without that page, by what else answers."""
@@ -70,8 +71,9 @@ class LlamaCpp:
         It looks at the connection after a second without any result, which on a busy server never comes: a
         cancelled answer would be generated to its end. llama-cpp-python streams without token counts.
         """
-        most_tokens = request.get("max_tokens") or request.get("max_completion_tokens") or _SHORT_ANSWER + 1
-        return capabilities.server == LLAMA_SERVER and most_tokens > _SHORT_ANSWER
+        most_tokens = request.get("max_tokens") or request.get("max_completion_tokens")
+        short = isinstance(most_tokens, int) and most_tokens <= _SHORT_ANSWER
+        return capabilities.server == LLAMA_SERVER and not short
 
     def takes_one_at_a_time(self, capabilities: Capabilities) -> bool:
         """True for llama-cpp-python."""

@@ -18,6 +18,7 @@ class Vllm:
     """vLLM's server."""
 
     name = "vllm"
+    embeddings_remedy = "Let vLLM serve an embedding model (`vllm serve MODEL --runner pooling`)."
 
     async def readiness(self, client: OpenAIClient) -> Readiness:
         """READY or DOWN by /health; a proxy without that page is asked for the models."""
