@@ -97,22 +97,21 @@ class Fleet:
 
         async def send(server: Server, capabilities: Capabilities) -> Answer:
             payload = await _with_model(request, server, capabilities)
-            try:
-                return await server.client.post(
-                    "/v1/embeddings",
-                    payload,
-                    wanted="data",
-                    request_id=context.task_id,
-                    timeout_s=self._options.timeout_s,
-                )
-            except BackendRejected as error:
-                await self._ask_embeddings(server)
-                if server.embeddings is False:  # each server says it differently, vLLM with a bare 404
-                    message = f"{server.client.url} makes no embeddings of {capabilities.model!r}."
-                    raise BackendRejected(message, self._kind.embeddings_remedy) from error
-                raise
+            return await server.client.post(
+                "/v1/embeddings",
+                payload,
+                wanted="data",
+                request_id=context.task_id,
+                timeout_s=self._options.timeout_s,
+            )
 
-        return await self._call(send, context)
+        try:
+            return await self._call(send, context)
+        except BackendRejected as error:
+            if (await self.capabilities(context)).embeddings:
+                raise
+            # Each server says it differently, vLLM with a bare 404.
+            raise BackendRejected(f"No embeddings: {error}", self._kind.embeddings_remedy) from error
 
     async def count_tokens(self, texts: Sequence[str], context: CallContext) -> list[int]:
         """As `Backend.count_tokens` says; a server that does not help is made up for by an estimate."""

@@ -357,5 +357,5 @@ async def test_embeddings_come_as_the_server_gives_them(
     assert [entry["embedding"][0] for entry in reply.body["data"]] == [2.0, 1.0]
     assert reply.finish_reason is None
     server.embeddings = False
-    with pytest.raises(BackendRejected, match=r"makes no embeddings .* with --embeddings"):
+    with pytest.raises(BackendRejected, match=r"No embeddings: .* with --embeddings"):
         await backend.embed({"input": "x"}, CALL)
