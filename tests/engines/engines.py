@@ -79,7 +79,7 @@ def _vllm(directory: Path) -> Server:
     # Compiling the model would take longer than the tests.
     command = ["sh", str(REPOSITORY / "docker" / "vllm.sh"), "--enforce-eager"]
     env = {
-        "VLLM_COMMAND": f"{python} -m vllm.entrypoints.openai.api_server --model",
+        "VLLM_COMMAND": f"{python} -m vllm.entrypoints.openai.api_server",
         "MODEL_NAME": str(provision.HF_COPY),
         "MAX_MODEL_LEN": str(CONTEXT),
         "HOST": HOST,

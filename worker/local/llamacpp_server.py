@@ -70,7 +70,9 @@ def main() -> None:
         # With a pooling type the server embeds and still completes. An embedding input must fit one batch.
         params.embedding = True
         params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
-        params.n_batch = params.n_ubatch = max(arguments.context, 512)
+        # llama.cpp aborts unless the batch is a multiple of the slots (llama.cpp#27175).
+        batch = max(arguments.context, 512)
+        params.n_batch = params.n_ubatch = -(-batch // arguments.slots) * arguments.slots
     server = xllamacpp.Server(params)  # returns when the model is loaded
     print(f"listening on {server.listening_address}", flush=True)
     threading.Event().wait()
