@@ -158,11 +158,19 @@ def test_a_repository_without_its_file_is_refused_in_words(project: Path) -> Non
     assert "Name the GGUF file of MODEL_REPO" in done.stderr
 
 
-def test_with_the_sample_compose_finds_the_model_server_without_file_names(tmp_path: Path) -> None:
-    for file in ROOT.glob("docker-compose*.yml"):
-        shutil.copy(file, tmp_path)
-    shutil.copy(SAMPLE, tmp_path / ".env")
-    assert "llm-server" in run_config(tmp_path, "config", "--services", env={}).stdout.split()
+def test_with_the_sample_compose_starts_redis_alone(project: Path) -> None:
+    assert services_with(project, SAMPLE.read_text()) == {"redis"}
+
+
+@pytest.mark.parametrize("line", re.findall(r"^# (COMPOSE_FILE=.+)$", SAMPLE.read_text(), re.MULTILINE))
+def test_each_compose_file_line_of_the_sample_finds_the_model_server(project: Path, line: str) -> None:
+    chosen = SAMPLE.read_text().replace("\nCOMPOSE_FILE=docker-compose.yml\n", f"\n{line}\n")
+    assert {"redis", "models", "llm-server"} <= services_with(project, chosen)
+
+
+def services_with(project: Path, env_file: str) -> set[str]:
+    (project / ".env").write_text(env_file)
+    return set(run_config(project, "config", "--services", env={}).stdout.split())
 
 
 def test_no_compose_file_names_a_version() -> None:
