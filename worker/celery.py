@@ -4,6 +4,7 @@ A producer needs none of this: it sends to a task's name with plain Celery.
 """
 
 import asyncio
+import logging
 import sys
 import time
 from typing import Any
@@ -124,6 +125,7 @@ def create_app(chosen: Settings) -> Celery:
     """The worker's app for these settings."""
     redis = chosen.redis.address
     sentinel = "Sentinel" if redis.is_sentinel else ""
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it has an INFO line for every request
     pool = chosen_pool(sys.argv)
     app = Celery("worker", amqp=LoopFriendlyAMQP, set_as_current=True)
     app.conf.update(

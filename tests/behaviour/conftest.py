@@ -20,6 +20,7 @@ from worker.backends.base import Backend, BackendOptions
 from worker.backends.registry import BackendName, create_backend
 from worker.local.celery_worker import LocalWorker
 from worker.local.llamacpp import LocalLlama
+from worker.local.redis import LocalRedis
 
 #: Seconds an answer may take: two cores, shared with whatever else runs.
 WAIT_S = 240.0
@@ -101,6 +102,14 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     with LocalLlama(slots=_SLOTS, directory=tmp_path_factory.mktemp("llama.cpp")) as server:
         server.wait_ready()
         yield Engine("llama.cpp", "llamacpp", server.url)
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """A Redis of this suite's own: no other suite's worker may take its tasks."""
+    with LocalRedis() as server:
+        server.wait_ready()
+        yield server.url
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """`text.keywords`: what a text of any length is about."""
 
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
@@ -15,6 +16,7 @@ from worker.tasks.prompts import ask, prompt
 from worker.tasks.schemas import Schema
 from worker.tasks.structured import Asked, ask_json
 
+_MARK = re.compile(r"</?text\d*>")
 _MOST_CHARS = 40  # of one keyword
 _TOKENS_PER_KEYWORD = 32
 
@@ -73,7 +75,8 @@ def rank(proposals: Iterable[tuple[str, list[str]]]) -> list[str]:
 
 
 def _says_something(keyword: str) -> bool:
-    return any(character.isalnum() for character in keyword)
+    """Whether it has a letter or a digit and is not the mark that the prompt puts around the text."""
+    return any(character.isalnum() for character in keyword) and not _MARK.fullmatch(keyword)
 
 
 def _schema(most: int) -> Schema:
