@@ -27,7 +27,8 @@ def sent(shared_worker: LocalWorker, redis_url: str) -> Iterator[dict[str, Async
     """All of them at once, as the engine has slots."""
     with connected_producer(redis_url) as app:
         tasks = Tasks(app)
-        fixed = {"text": TEXT, "max_repairs": 1, "max_tokens": 128, "seed": 1}
+        # No seed: a seeded request whose prompt is computed in parts ends vLLM 0.32 on the CPU.
+        fixed = {"text": TEXT, "max_repairs": 1, "max_tokens": 128, "options": {"deadline_s": 800}}
         yield {
             name: tasks.send("llm.extract", schema=json.loads(file.read_text()), **fixed)
             for name, file in SCHEMAS.items()
