@@ -141,7 +141,7 @@ def test_a_bad_answer_of_the_server_is_named(
     stage: Stage, fault: dict[str, Any], kind: str, says: str
 ) -> None:
     stage.server.script({**fault, "times": -1})
-    arguments = {"messages": HELLO, "options": {"deadline_s": 15}}
+    arguments = {"messages": HELLO, "options": {"deadline_s": 6}}
     error = stage.error("llm.chat", arguments)
     assert error[0] == kind, error
     assert says in error[1]

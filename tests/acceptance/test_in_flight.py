@@ -1,14 +1,12 @@
 """One plain `celery -A worker worker` keeps a batching server full."""
 
 import psutil
-import pytest
 
 from tests.conftest import WorkerFactory, connected_producer
 from worker.local.redis import LocalRedis
 from worker.local.scripted import LocalScripted
 
 
-@pytest.mark.xdist_group("heavy")
 def test_256_chats_are_in_flight_on_a_few_threads_and_little_memory(
     worker: WorkerFactory, fresh_redis: LocalRedis
 ) -> None:

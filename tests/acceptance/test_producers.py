@@ -132,8 +132,10 @@ def test_text_normalize_answers_with_json_and_a_confidence(ask: Callable[..., di
 
 
 def test_a_chain_a_group_and_a_chord_work(shared_worker: LocalWorker, producer: Celery) -> None:
-    summarize = producer.signature("text.summarize", kwargs={"text": TEXT, "max_length": 20})
-    keywords = producer.signature("text.keywords", kwargs={"max_keywords": 3})
+    summarize = producer.signature(
+        "text.summarize", kwargs={"text": TEXT, "max_length": 20, "temperature": 0}
+    )
+    keywords = producer.signature("text.keywords", kwargs={"max_keywords": 3, "temperature": 0})
     chat = producer.signature("llm.chat", kwargs={"messages": HELLO, "max_tokens": 8})
     fed = chain(summarize, keywords).apply_async().get(timeout=WAIT_S)
     assert fed["count"] >= 1

@@ -3,7 +3,7 @@
 import pytest
 from celery import chain, chord, group
 
-pytestmark = [pytest.mark.xdist_group("behaviour"), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 WAIT_S = 240
 TEXT = (
@@ -14,12 +14,12 @@ TEXT = (
 
 def test_a_chain_hands_the_text_of_one_task_to_the_next(tasks) -> None:
     result = chain(
-        tasks.signature("text.summarize", text=TEXT, max_length=30),
-        tasks.signature("text.keywords", max_keywords=3),
+        tasks.signature("text.summarize", text=TEXT, max_length=30, temperature=0),
+        tasks.signature("text.keywords", max_keywords=3, temperature=0),
     ).apply_async()
     answer, summary = result.get(timeout=WAIT_S), result.parent.get(timeout=WAIT_S)["summary"]
     assert summary
-    assert len(answer["keywords"]) == answer["count"] <= 3  # a model this small may name blanks only
+    assert 1 <= len(answer["keywords"]) == answer["count"] <= 3
     assert answer["meta"]["attempts"] >= 1
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.xdist_group("behaviour"), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 
 def user(text: str) -> list[dict[str, str]]:

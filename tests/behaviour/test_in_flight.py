@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from celery.exceptions import TaskRevokedError
 
-pytestmark = [pytest.mark.xdist_group("behaviour"), pytest.mark.timeout(420)]
+pytestmark = pytest.mark.timeout(420)
 
 WAIT_S = 240
 

@@ -13,7 +13,7 @@ from tests.behaviour.conftest import Tasks
 from tests.conftest import connected_producer
 from worker.local.celery_worker import LocalWorker
 
-pytestmark = [pytest.mark.xdist_group("behaviour"), pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 SCHEMAS = {file.stem: file for file in sorted(Path(__file__).parents[1].joinpath("schemas").glob("*.json"))}
 TEXT = (

@@ -4,7 +4,7 @@ import pytest
 
 from worker.backends.base import Backend, CallContext, Chunk, State
 
-pytestmark = [pytest.mark.xdist_group("behaviour"), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 CALL = CallContext(task_id="behaviour")
 QUESTION = {

@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from engines import ENGINES, REPOSITORY, Engine
+from engines import ENGINES, REPOSITORY, Engine, Server
 from provision import ENGINES as FOLDER
 from provision import NotProvisionedError, OutOfTimeError, Provisioner, say
 
 from worker.errors import LocalError
+from worker.local.llamacpp import LocalLlama
 
 #: A suite is not begun with less than this left, seconds.
 LEAST_SUITE_S = 60.0
@@ -100,7 +101,7 @@ class Run:
             # Without a compiler, say, the other engines can still be tested; in CI everything must be.
             outcome.not_run, outcome.tolerable = f"it cannot be installed: {error}", not _in_ci()
         except LocalError as error:
-            outcome.not_run = f"it does not start: {error}"
+            outcome.not_run = str(error)
         outcome.took_s = time.monotonic() - began_s
         if outcome.not_run:
             outcome.failed += not outcome.tolerable
@@ -119,19 +120,17 @@ class Run:
                 else:
                     server.wait_ready(left_s)
             except LocalError:
-                if self._left_s is not None and self._left_s <= 0 and server.alive:
+                if self._late and server.alive:
                     raise OutOfTimeError("it was not ready when the time was over") from None
                 raise
             say(f"{engine.name}: ready at {server.url}; behavioural suite …")
-            self._pytest(engine, server.url, outcome)
-            if not server.alive:
-                raise LocalError(f"it ended with status {server.process.returncode} during its suite")
+            self._pytest(engine, server, outcome)
             if self._keep:
                 print(f"{engine.name} stays at {server.url}, log {server.log_path}. Enter ends it.")
                 with contextlib.suppress(EOFError):
                     input()
 
-    def _pytest(self, engine: Engine, url: str, outcome: Outcome) -> None:
+    def _pytest(self, engine: Engine, server: LocalLlama | Server, outcome: Outcome) -> None:
         report = FOLDER / "logs" / engine.name / "suite.xml"
         report.unlink(missing_ok=True)
         command = [sys.executable, "-m", "pytest", "tests/behaviour", f"--junitxml={report}"]
@@ -140,24 +139,29 @@ class Run:
             **os.environ,
             "ENGINE": engine.name,
             "LLM_BACKEND": engine.backend,
-            "LLM_SERVER_URL": url,
+            "LLM_SERVER_URL": server.url,
         }
         process = subprocess.Popen(command, cwd=REPOSITORY, stdin=subprocess.DEVNULL, env=env)
-        cut_off = False
         try:
-            process.wait(self._left_s)
-        except subprocess.TimeoutExpired:
-            cut_off = True
-            _end(process)
-        except BaseException:
-            _end(process)
-            raise
+            while process.poll() is None and server.alive and not self._late:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(1)
+        finally:
+            cut_off = process.poll() is None
+            if cut_off:
+                _end(process)
         _count(report, outcome)
+        if not server.alive:
+            raise server.failure(f"ended with status {server.process.returncode} during its suite")
         if cut_off:
             raise OutOfTimeError(f"its suite had not ended after {outcome.passed} passed tests")
         if process.returncode and not outcome.failed:
             outcome.failed = 1
             say(f"{engine.name}: pytest ended with status {process.returncode}")
+
+    @property
+    def _late(self) -> bool:
+        return self._left_s is not None and self._left_s <= 0
 
     @property
     def _left_s(self) -> float | None:

@@ -20,7 +20,7 @@ def sender(shared_worker: LocalWorker, redis_url: str) -> Iterator[Producer]:
 
 
 def test_progress_of_a_long_task_is_seen(sender: Producer) -> None:
-    text = "The river rose in the night and the village moved to the hill. " * 170
+    text = "The river rose in the night and the village moved to the hill. " * 140
     task = sender.send("text.summarize", {"text": text, "max_length": 10, "max_tokens": 12}, "batch")
     seen = []
     sender.follow([task], on_update=lambda: seen.append((task.latest.state, task.latest.total)))

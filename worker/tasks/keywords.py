@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from worker.backends.base import Json
 from worker.contracts.text import KeywordsArguments
-from worker.errors import InvalidTask
+from worker.errors import InvalidTask, OutputInvalid
 from worker.tasks.base import Work, task
 from worker.tasks.budget import ASSUMED_CONTEXT, text_budget
 from worker.tasks.language import language_of
@@ -48,6 +48,8 @@ async def keywords(work: Work, arguments: KeywordsArguments) -> Json:
         await steps.expect(len(pieces))
     proposed = await map_calls(pieces, of_piece, at_once(capabilities), steps)
     found = rank(zip(pieces, proposed, strict=True))[: arguments.max_keywords]
+    if not found:
+        raise OutputInvalid("The model named no keywords.", "Use a larger model.")
     return {"keywords": found, "count": len(found)}
 
 
