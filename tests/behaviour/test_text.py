@@ -52,7 +52,7 @@ def test_a_text_of_several_contexts_is_summarised_and_its_progress_is_seen(tasks
 
 
 def test_keywords_of_a_text_are_a_list_without_doubles(tasks) -> None:
-    answer = tasks.run("text.keywords", text=chapters(1), max_keywords=5)
+    answer = tasks.run("text.keywords", text=chapters(1), max_keywords=5, temperature=0)
     assert 1 <= len(answer["keywords"]) <= 5
     assert answer["count"] == len(answer["keywords"])
     assert len({keyword.casefold() for keyword in answer["keywords"]}) == len(answer["keywords"])
@@ -73,6 +73,7 @@ def test_a_request_is_normalised_to_its_schema(tasks) -> None:
         "text.normalize",
         request="could you please open the kitchen window",
         schema=schema,
+        temperature=0,
         examples=[{"request": "shut the door!", "normalized": {"action": "close", "place": "door"}}],
     )
     assert answer["normalized"]["action"] in {"open", "close"}
@@ -90,7 +91,7 @@ def test_data_is_extracted_as_its_schema_says(tasks) -> None:
         "required": ["name", "age"],
         "additionalProperties": False,
     }
-    answer = tasks.run("llm.extract", text="Anna Nowak is 34 years old.", schema=schema)
+    answer = tasks.run("llm.extract", text="Anna Nowak is 34 years old.", schema=schema, temperature=0)
     assert set(answer["data"]) == {"name", "age"}
     assert isinstance(answer["data"]["age"], int)
     assert 1 <= answer["attempts"] <= 3

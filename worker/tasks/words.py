@@ -6,6 +6,8 @@ import re
 _SPACELESS = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_SPACELESS}]|[^\s{_SPACELESS}]+")
 
+_ENDS_SPACELESS = re.compile(rf"[{_SPACELESS}]$")
+
 _SENTENCE_END = re.compile(r"[.!?…]+[\"'»\u201d\u2019)\]]*(?=\s|$)|[\u3002\uff01\uff1f]+")
 
 
@@ -27,7 +29,8 @@ def cut_words(text: str, most: int) -> str:
     sentences = [match.end() for match in _SENTENCE_END.finditer(head)]
     if sentences and sentences[-1] * 2 >= end:
         return head[: sentences[-1]]
-    return head.rstrip(",;:-\u2013\u2014") + "…"
+    head = head.rstrip(",;:-\u2013\u2014")
+    return head if _ENDS_SPACELESS.search(head) else head + "…"  # there it would be one word more
 
 
 def drop_cut_end(text: str) -> str:

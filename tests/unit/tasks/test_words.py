@@ -1,7 +1,7 @@
 """Words are counted and cut the same way everywhere."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from worker.tasks.words import count_words, cut_words, drop_cut_end
@@ -24,6 +24,7 @@ def test_words_are_counted(text, words):
 
 
 @given(st.text(), st.integers(1, 20))
+@example("0\u30400", 2)
 def test_a_cut_text_never_has_more_words_than_asked(text, most):
     assert count_words(cut_words(text, most)) <= most
 
