@@ -50,8 +50,6 @@ async def keywords(work: Work, arguments: KeywordsArguments) -> Json:
     found = rank(zip(pieces, proposed, strict=True))[: arguments.max_keywords]
     if not found:  # blanks and punctuation satisfy the schema
         raise OutputInvalid("The model named no keywords.", "Try again, or use a larger model.")
-    if not found:
-        raise OutputInvalid("The model named no keywords.", "Use a larger model.")
     return {"keywords": found, "count": len(found)}
 
 
