@@ -9,12 +9,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from celery import Celery
 
 from worker.local.celery_worker import LocalWorker
 from worker.local.llamacpp import LocalLlama
 from worker.local.redis import LocalRedis
+
+# Time limits measure the machine. CI tries the same examples each time; a developer's runs go on searching.
+hypothesis.settings.register_profile(
+    "default", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.register_profile(
+    "ci", hypothesis.settings.get_profile("default"), deadline=None, derandomize=True
+)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") == "true" else "default")
 
 WorkerFactory = Callable[..., LocalWorker]
 
