@@ -118,10 +118,17 @@ def connected_producer(redis_url: str) -> Iterator[Celery]:
     try:
         yield app
     finally:
-        backend: Any = app.backend
-        backend.result_consumer.stop()
-        backend.client.close()
-        app.close()
+        close_producer(app)
+
+
+def close_producer(app: Celery) -> None:
+    """Close a producer's connections for good."""
+    backend: Any = app.backend
+    backend.result_consumer.stop()
+    # Results collected later would unsubscribe, from a Redis that may be gone by then.
+    backend.result_consumer.subscribed_to.clear()
+    backend.client.close()
+    app.close()
 
 
 class SharedLlama:

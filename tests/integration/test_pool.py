@@ -16,6 +16,7 @@ from celery import Celery, chain, chord, group
 from celery.exceptions import SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded
 from celery.result import AsyncResult
 
+from tests.conftest import close_producer
 from worker.local.redis import LocalRedis
 
 HERE = Path(__file__).parent
@@ -65,7 +66,7 @@ class PoolWorker:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait(10)
-        self.app.close()
+        close_producer(self.app)
 
 
 @pytest.fixture
