@@ -15,7 +15,7 @@ def test_256_chats_are_in_flight_on_a_few_threads_and_little_memory(
         server.wait_ready()
         process = worker(redis_url=fresh_redis.url, llm_url=server.url, backend="vllm")
         with connected_producer(fresh_redis.url) as producer:
-            results = [producer.send_task("llm.chat", kwargs={"messages": messages}) for _ in range(512)]
+            results = [producer.send_task("llm.chat", kwargs={"messages": messages}) for _ in range(256)]
             threads = rss_bytes = 0
             running = psutil.Process(process.pid)
             while not results[-1].ready():
