@@ -32,7 +32,7 @@ demo: install ## Redis, llama.cpp, a worker and real tasks on this machine
 	@$(BIN)/kc-worker demo
 
 test: install ## All tests on real Redis, real workers and real llama.cpp
-	@$(BIN)/pytest -n 2 -m "not engines" --dist loadfile $(ARGS)
+	@$(BIN)/pytest -n 3 -m "not engines" --dist loadfile $(ARGS)
 
 test-engines: install ## The behavioural suite on every real engine (installs them into .engines)
 	@$(BIN)/python tests/engines/run.py $(ARGS)
