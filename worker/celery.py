@@ -5,32 +5,70 @@ A producer needs none of this: it sends to a task's name with plain Celery.
 
 import asyncio
 import logging
+import random
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from celery import Celery, Task
 from celery.app.amqp import AMQP
+from celery.exceptions import Ignore
 from kombu import Queue
 
-from worker import metrics
+from worker import __version__, metrics
 from worker.backends.base import CallContext, Json
-from worker.errors import DeadlineExceeded, InputTooLarge, SettingsError, TaskError
-from worker.execution.bridge import off_loop, run_sync, wait_for
-from worker.execution.pool import chosen_pool
+from worker.contracts.base import Options
+from worker.delivery.ledger import persist
+from worker.delivery.once import fingerprint, first_result
+from worker.errors import DeadLettered, DeadlineExceeded, InputTooLarge, SettingsError, TaskError
+from worker.execution.bridge import off_loop, process_loop, run_sync, wait_for
+from worker.execution.engine import equip
+from worker.execution.inbox import DELIVERY
 from worker.health import HealthStep
-from worker.redis_client import CONNECT_TIMEOUT_S, HEALTH_CHECK_INTERVAL_S, SOCKET_TIMEOUT_S
 from worker.settings import Settings, settings
 from worker.tasks import CATALOGUE
 from worker.tasks import Task as Entry
 from worker.tasks.base import Work, feed, options_of, run
-from worker.wiring import runtime
+from worker.wiring import build_deliveries, runtime
 
 #: `celery` is where a producer that names no queue sends to; it is served like `default`.
 QUEUES = ("interactive", "default", "celery", "batch")
 
 #: Seconds the backend has to say why there is no answer, once the deadline passed.
 DEADLINE_SLACK_S = 0.5
+
+#: After a failure that may pass a task is tried again within this, doubling up to the most; seconds.
+RETRY_WAIT_S, MOST_RETRY_WAIT_S = 2.0, 300.0
+
+
+class Shown(Mapping[str, Any]):
+    """A task's result as Celery carries it: a dict as JSON, a short line where Celery shows it.
+
+    Of a dict it would make a text of 200 characters, for its log and its events, walking through all of it:
+    that took a fifth of the CPU time of a task.
+    """
+
+    def __init__(self, result: Json) -> None:
+        self._result = result
+
+    def __json__(self) -> Json:
+        return self._result
+
+    def __getitem__(self, key: str) -> Any:
+        return self._result[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._result)
+
+    def __len__(self) -> int:
+        return len(self._result)
+
+    def __repr__(self) -> str:
+        meta = self._result["meta"]
+        used = meta["usage"]
+        tokens = f"{used.get('prompt_tokens', 0)} + {used.get('completion_tokens', 0)} tokens"
+        return f"{tokens} of {meta['model']}, {meta['finish_reason']}{', cached' if meta['cached'] else ''}"
 
 
 class CatalogueTask(Task):  # type: ignore[type-arg]
@@ -42,10 +80,17 @@ class CatalogueTask(Task):  # type: ignore[type-arg]
     throws = (TaskError,)  # expected endings: one line in the log, no traceback
     resultrepr_maxsize = 200
     entry: Entry
+    backend: Any
 
-    def run(self, *previous: Any, **arguments: Any) -> Json:
+    def run(self, *previous: Any, **arguments: Any) -> Shown:
         """Called by Celery's tracer; `previous` is the result of the task before this one in a chain."""
-        return wait_for(self._perform(self.request_stack.top, previous, arguments))
+        request = self.request_stack.top
+        try:
+            return Shown(wait_for(self._perform(request, previous, arguments)))
+        except TaskError as error:
+            if error.retryable and _delivery_of(request):
+                self._again_or_dead(request, error, options_of(arguments).deadline_s)
+            raise
 
     async def _perform(self, request: Any, previous: tuple[Any, ...], arguments: Json) -> Json:
         name = self.entry.name
@@ -73,7 +118,10 @@ class CatalogueTask(Task):  # type: ignore[type-arg]
             arguments = feed(previous[0], self.entry.contract, arguments)
         parsed = self.entry.contract.parse(arguments)
         queue_s = _since(request.get("sent_at"))
-        remaining_s = None if options.deadline_s is None else options.deadline_s - (queue_s or 0)
+        waited_s = (
+            time.time() - _delivery_of(request).get("first_s", time.time()) if queue_s is None else queue_s
+        )
+        remaining_s = None if options.deadline_s is None else options.deadline_s - waited_s
 
         async def progress(done: int, total: int, unit: str) -> None:
             meta = {"done": done, "total": total, "unit": unit}
@@ -92,11 +140,45 @@ class CatalogueTask(Task):  # type: ignore[type-arg]
         )
         try:
             async with asyncio.timeout(None if remaining_s is None else remaining_s + DEADLINE_SLACK_S):
-                return await run(self.entry, parsed, work)
+                shared_result = await self._result_of_another(request.id, options, arguments)
+                return shared_result or await run(self.entry, parsed, work)
         except TimeoutError:
             raise DeadlineExceeded(
                 f"No answer within options.deadline_s = {options.deadline_s:g} s."
             ) from None
+
+    async def _result_of_another(self, task_id: str, options: Options, arguments: Json) -> Json | None:
+        """The result of a task that does the same by its key or its words; None: this one does it."""
+        asked = fingerprint(self.entry.name, {**arguments, "options": None}, __version__)
+        if options.idempotency_key is not None:
+            name = fingerprint("key", options.tenant, options.idempotency_key)
+        elif options.cache:
+            name = fingerprint("cache", options.tenant, asked, runtime().settings.backend.llm_model)
+        else:
+            return None
+        result = await first_result(self.backend.ledger, name, task_id, asked, int(self.backend.expires))
+        return result and {**result, "meta": {**result["meta"], "cached": True}}
+
+    def _again_or_dead(self, request: Any, error: TaskError, deadline_s: float | None) -> None:
+        """Put a task off that failed for a reason that may pass; not for ever, and not beyond its deadline.
+
+        Raises:
+            Ignore: it will be tried again.
+            DeadLettered: it has been tried often enough.
+        """
+        group, delivery = runtime().settings.worker, _delivery_of(request)
+        tries, spent_s = delivery["tries"] + 1, time.time() - delivery["first_s"]
+        if tries > group.task_max_retries or spent_s > group.task_retry_total_s:
+            dead = DeadLettered(f"Tried {tries} times in {spent_s:.0f} s. {error}")
+            self.backend.bury(dead, request)
+            raise dead from error
+        delay_s = random.uniform(0, min(MOST_RETRY_WAIT_S, RETRY_WAIT_S * 2.0**tries))  # noqa: S311 - full jitter
+        if deadline_s is not None and spent_s + delay_s > deadline_s:
+            return
+        self.backend.mark_as_retry(request.id, error, request=request)
+        note = {"at": round(time.time() * 1000), "event": "put off", "error": str(error), "for_s": delay_s}
+        wait_for(persist(lambda: self.backend.ledger.defer(delivery["token"], delay_s, note)))
+        raise Ignore from error
 
     def _account(self, result: Json) -> None:
         name, meta = self.entry.name, result["meta"]
@@ -123,52 +205,23 @@ class LoopFriendlyAMQP(AMQP):
 
 def create_app(chosen: Settings) -> Celery:
     """The worker's app for these settings."""
-    redis = chosen.redis.address
-    sentinel = "Sentinel" if redis.is_sentinel else ""
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it has an INFO line for every request
-    pool = chosen_pool(sys.argv)
     app = Celery("worker", amqp=LoopFriendlyAMQP, set_as_current=True)
+    equip(
+        app,
+        chosen.redis.address,
+        sys.argv,
+        lambda: build_deliveries(chosen, process_loop()),
+        concurrency=chosen.worker.worker_concurrency,
+        result_ttl_s=chosen.redis.result_ttl_s,
+        grace_s=chosen.worker.worker_shutdown_grace_s,
+    )
     app.conf.update(
-        broker_url=redis.broker_url,
-        broker_transport=f"worker.execution.transport:{sentinel}Transport",
-        result_backend=f"worker.execution.results:{sentinel}ResultStore+{redis.result_url}",
-        redis_address=redis,
-        result_expires=chosen.redis.result_ttl_s,
         task_serializer="json",
         result_serializer="json",
         accept_content=["json"],
-        # Which tasks, from where, how many.
         task_default_queue="default",
         task_queues=[Queue(name, routing_key=name) for name in QUEUES],
-        worker_pool=pool,
-        worker_consumer="worker.execution.consumer:Consumer",
-        # It counts tasks; as a number of processes it would be absurd: there, as many as CPUs.
-        worker_concurrency=None if pool == "prefork" else chosen.worker.worker_concurrency,
-        worker_prefetch_multiplier=1,
-        # A message is acknowledged when its result is stored.
-        task_acks_late=True,
-        task_reject_on_worker_lost=True,
-        # After a reconnect every unacknowledged message is delivered again: its first run must not go on.
-        worker_cancel_long_running_tasks_on_connection_loss=True,
-        worker_soft_shutdown_timeout=chosen.worker.worker_shutdown_grace_s,
-        # Redis may be away for as long as it takes.
-        broker_connection_retry_on_startup=True,
-        broker_connection_max_retries=None,
-        broker_transport_options={
-            "socket_timeout": SOCKET_TIMEOUT_S,
-            "socket_connect_timeout": CONNECT_TIMEOUT_S,
-            "socket_keepalive": True,
-            "health_check_interval": HEALTH_CHECK_INTERVAL_S,
-            "unacked_restore_interval": 5,
-            "unacked_restore_limit": 1000,
-            "max_connections": 50,
-            "master_name": redis.sentinel_master,
-        },
-        result_backend_transport_options={"master_name": redis.sentinel_master},
-        redis_socket_timeout=SOCKET_TIMEOUT_S,
-        redis_socket_connect_timeout=CONNECT_TIMEOUT_S,
-        redis_socket_keepalive=True,
-        redis_backend_health_check_interval=HEALTH_CHECK_INTERVAL_S,
     )
     for entry in CATALOGUE.values():
         task = type(
@@ -179,6 +232,12 @@ def create_app(chosen: Settings) -> Celery:
         app.register_task(task())
     app.steps["worker"].add(HealthStep)
     return app
+
+
+def _delivery_of(request: Any) -> Json:
+    """What delivery knows of a request's message; {} where it came another way (`apply()`)."""
+    found: Json = (request.get("properties") or {}).get(DELIVERY) or {}
+    return found
 
 
 def _since(sent_at: object) -> float | None:

@@ -111,7 +111,7 @@ class OutputInvalid(TaskError):
 class OutputRunaway(TaskError):
     """The model repeats itself without end."""
 
-    default_hint = "Raise repetition_penalty or temperature, or lower max_tokens."
+    default_hint = "Raise frequency_penalty or temperature, or lower max_tokens."
 
 
 class DeadLettered(TaskError):

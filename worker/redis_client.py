@@ -11,7 +11,9 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 #: Seconds; a half-open connection is noticed within these.
@@ -53,13 +55,18 @@ class RedisAddress:
         parts = urlsplit(self.url)
         return self.url.replace(f":{parts.password}@", ":***@") if parts.password else self.url
 
-    def connect(self, max_connections: int = 32) -> Redis:
+    def connect_once(self) -> Redis:
+        """A client with one connection that never reconnects unasked, and hears notes on RESP2."""
+        return self.connect(1, retry=Retry(NoBackoff(), 0), protocol=2, health_check_interval=0)
+
+    def connect(self, max_connections: int = 32, **different: Any) -> Redis:
         """A client for one event loop; callers beyond `max_connections` wait for a free connection."""
         options: dict[str, Any] = {
             "socket_timeout": SOCKET_TIMEOUT_S,
             "socket_connect_timeout": CONNECT_TIMEOUT_S,
             "socket_keepalive": True,
             "health_check_interval": HEALTH_CHECK_INTERVAL_S,
+            **different,
         }
         if self.is_sentinel:
             first = urlsplit(self.url.split(";")[0])
@@ -74,7 +81,7 @@ class RedisAddress:
         pool = BlockingConnectionPool.from_url(
             self.url, max_connections=max_connections, timeout=None, **_without_tcp(options, self.url)
         )
-        return Redis(connection_pool=pool)
+        return Redis.from_pool(pool)  # which closes it with the client
 
     async def ping(self, timeout_s: float) -> str | None:
         """Whether Redis answers: None, or the reason in words."""

@@ -158,13 +158,21 @@ class WorkerSettings(_Group):
         worker_concurrency: tasks held in flight.
         worker_health_host: address of the health and metrics server.
         worker_health_port: its port; 0 turns it off.
-        worker_shutdown_grace_s: seconds running tasks get to finish after a cold shutdown was asked for.
+        worker_shutdown_grace_s: seconds running tasks get to finish after SIGTERM; then they are handed back.
+        worker_lease_s: seconds after which the tasks of a worker that fell silent are taken over.
+        task_max_deliveries: workers that may die while they have a task before it is a dead letter.
+        task_max_retries: times a task is tried again after errors that may pass, before it is a dead letter.
+        task_retry_total_s: seconds after which a task is not tried again.
     """
 
     worker_concurrency: int = Field(default=256, ge=1, le=10_000)
     worker_health_host: str = "127.0.0.1"
     worker_health_port: int = Field(default=8001, ge=0, le=65535)
     worker_shutdown_grace_s: float = Field(default=10, ge=0, le=3600)
+    worker_lease_s: float = Field(default=60, ge=1, le=3600)
+    task_max_deliveries: int = Field(default=5, ge=1, le=100)
+    task_max_retries: int = Field(default=5, ge=0, le=100)
+    task_retry_total_s: float = Field(default=3600, ge=0, le=604_800)
 
 
 class StorageSettings(_Group):
@@ -290,7 +298,7 @@ def _refuse_misspelt() -> None:
             if name.upper() not in known and not name.startswith(("COMPOSE_", "DOCKER_")):
                 raise SettingsError(f"{ENV_FILE}: {name} is not a setting{_meant(name, known)}")
     for name in os.environ:
-        ours = name.startswith(("LLM_", "REDIS_", "WORKER_", "GATEWAY_"))
+        ours = name.startswith(("LLM_", "REDIS_", "WORKER_", "TASK_", "GATEWAY_"))
         if ours and name not in known and (meant := _meant(name, known)):
             raise SettingsError(f"{name} is not a setting{meant}")
 

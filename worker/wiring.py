@@ -1,10 +1,12 @@
 """The one place where settings become objects."""
 
+import asyncio
 import os
 from dataclasses import dataclass
 
 from worker.backends.base import Backend, BackendOptions
 from worker.backends.registry import create_backend
+from worker.delivery.deliveries import Deliveries, DeliveryOptions
 from worker.settings import Settings, settings
 from worker.storage.texts import TextStore
 
@@ -29,6 +31,13 @@ def build_texts(chosen: Settings) -> TextStore:
     """Where texts by reference are kept and read."""
     group = chosen.storage
     return TextStore(group.blob_dir, group.input_dirs, group.max_text_bytes)
+
+
+def build_deliveries(chosen: Settings, loop: asyncio.AbstractEventLoop) -> Deliveries:
+    """What this process takes from the queues; for a worker's main process."""
+    group = chosen.worker
+    options = DeliveryOptions(group.worker_lease_s, group.task_max_deliveries)
+    return Deliveries(chosen.redis.address, loop, options)
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     folder = tmp_path_factory.mktemp("stage")
     (folder / "latin1.txt").write_bytes("żółw".encode("utf-16"))
     (folder / "big.txt").write_text("word " * 2_000_000)
-    env = {"LLM_TIMEOUT": "3", "INPUT_DIRS": str(folder)}
+    env = {"LLM_TIMEOUT": "3", "INPUT_DIRS": str(folder), "TASK_MAX_RETRIES": "0"}
     with LocalRedis() as store, LocalScripted("llamacpp", context=2048) as server:
         store.wait_ready()
         server.wait_ready()
@@ -125,14 +125,14 @@ def test_a_file_that_is_not_text_is_refused(stage: Stage) -> None:
         ({"fault": "garbage"}, "BackendRejected", "LLM_SERVER_URL"),
         ({"fault": "wrong_type"}, "BackendRejected", "LLM_SERVER_URL"),
         ({"fault": "json", "body": {"hello": 1}}, "BackendRejected", "LLM_SERVER_URL"),
-        ({"fault": "half_body"}, "BackendUnavailable", "in the middle of its answer"),
+        ({"fault": "half_body"}, "DeadLettered", "in the middle of its answer"),
         ({"fault": "huge", "bytes": 1 << 30}, "BackendRejected", "67,108,864"),
         ({"fault": "status", "status": 400}, "BackendRejected", "as scripted"),
         ({"fault": "status", "status": 401}, "BackendRejected", "LLM_API_KEY"),
         ({"fault": "status", "status": 404}, "BackendRejected", "as scripted"),
         ({"fault": "status", "status": 413}, "InputTooLarge", ""),
         ({"fault": "status", "status": 422}, "BackendRejected", "as scripted"),
-        ({"fault": "status", "status": 500}, "BackendUnavailable", "answered 500"),
+        ({"fault": "status", "status": 500}, "DeadLettered", "answered 500"),
         ({"fault": "status", "status": 429}, "DeadlineExceeded", "429"),
         ({"fault": "status", "status": 503}, "DeadlineExceeded", "503"),
     ],
@@ -196,11 +196,12 @@ def test_a_malformed_message_ends_in_failure_and_not_in_silence(stage: Stage, bo
 
 
 @pytest.mark.parametrize("entry", [b"garbage", b"{}", b'{"body": "%%%", "properties": {}}', b"\xff\xfe"])
-def test_a_queue_entry_that_is_no_message_is_dropped(stage: Stage, entry: bytes) -> None:
+def test_a_queue_entry_that_is_no_message_is_kept_as_a_dead_letter(stage: Stage, entry: bytes) -> None:
     with redis.Redis.from_url(stage.store.url) as client:
+        before = client.zcard("kc:dead")
         client.lpush("default", entry)
-    assert stage.serves()
-    assert "Dropped a queue entry" in stage.worker.log()
+        assert stage.serves()
+        assert client.zcard("kc:dead") == before + 1
 
 
 def test_errors_are_one_line_in_the_log_without_a_traceback(stage: Stage) -> None:

@@ -8,26 +8,23 @@ import time
 from celery import Celery
 from celery.exceptions import SoftTimeLimitExceeded
 
-from worker.execution.bridge import run_sync, wait_for
-from worker.execution.pool import chosen_pool
+from worker.delivery.deliveries import Deliveries, DeliveryOptions
+from worker.execution.bridge import process_loop, run_sync, wait_for
+from worker.execution.engine import equip
 from worker.redis_client import RedisAddress
 
 address = RedisAddress(os.environ["REDIS_URL"])
 app = Celery("pool_app", set_as_current=True)
-app.conf.update(
-    broker_url=address.broker_url,
-    result_backend=f"worker.execution.results:ResultStore+{address.result_url}",
-    redis_address=address,
-    worker_pool=chosen_pool(sys.argv),
-    worker_consumer="worker.execution.consumer:Consumer",
-    worker_concurrency=int(os.environ.get("CONCURRENCY", "64")),
-    worker_prefetch_multiplier=1,
-    task_acks_late=True,
-    broker_connection_retry_on_startup=True,
-    worker_cancel_long_running_tasks_on_connection_loss=True,
-    worker_soft_shutdown_timeout=float(os.environ.get("SOFT_SHUTDOWN", "0")),
-    accept_content=["json"],
+equip(
+    app,
+    address,
+    sys.argv,
+    lambda: Deliveries(address, process_loop(), DeliveryOptions()),
+    concurrency=int(os.environ.get("CONCURRENCY", "64")),
+    result_ttl_s=3600,
+    grace_s=float(os.environ.get("GRACE", "10")),
 )
+app.conf.accept_content = ["json"]
 
 
 def note(word: str) -> None:

@@ -172,6 +172,22 @@ async def test_cancelling_frees_the_slot_of_a_busy_server_at_once(
         await until_long_answers_are(running=0, timeout_s=5)
 
 
+@pytest.mark.parametrize(
+    "loop",
+    [{"grammar": 'root ::= "{" [ ]+'}, {"logit_bias": [[" international", 100]]}],
+    ids=["blanks", "words"],
+)
+async def test_a_loop_is_cut_and_its_tokens_are_known(own_llama: LocalLlama, loop: dict[str, Any]) -> None:
+    async with connected(own_llama.url) as backend:
+        request = {**QUESTION, "max_tokens": 980, "ignore_eos": True, **loop}
+        reply = await backend.chat(request, CALL)
+        assert reply.finish_reason == "repetition"
+        assert 400 < len(reply.text) < 2400
+        assert 10 < reply.usage["completion_tokens"] < 900
+        assert reply.usage["prompt_tokens"] > 5
+        assert reply.ttft_s is not None
+
+
 async def test_a_server_is_told_loading_ready_and_dead() -> None:
     with LocalLlama(slots=1, context=512) as server:
         async with connected(server.url) as backend:

@@ -196,13 +196,13 @@ def test_cold_shutdown_does_not_wait_for_a_task_that_ignores_cancellation(worker
     assert "ignored" in worker.notes()
 
 
-def test_soft_shutdown_finishes_short_tasks_and_hands_long_ones_back(
+def test_shutdown_finishes_short_tasks_and_hands_long_ones_back(
     start: Callable[..., PoolWorker],
 ) -> None:
-    first = start(SOFT_SHUTDOWN="2")
+    first = start(GRACE="2")
     short, long = first.send("sleep", 0.8, "short"), first.send("sleep", 60, "long")
     first.until(lambda: {"start short", "start long"} <= set(first.notes()))
-    first.process.send_signal(signal.SIGQUIT)
+    first.process.send_signal(signal.SIGTERM)
     first.process.wait(WAIT_S)
     assert short.get(timeout=1) == "short"
     assert "cancelled long" in first.notes()

@@ -114,12 +114,35 @@ class CallContext:
     Attributes:
         task_id: the Celery task id; sent to the server as the `x-request-id` header.
         deadline: `time.monotonic()` value after which nobody wants the answer; None: no limit.
-        lane: the queue the task came from.
+        lane: the queue the task came from: "interactive" goes first, "batch" last (see `lanes`).
     """
 
     task_id: str = ""
     deadline: float | None = None
     lane: str = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLoad:
+    """What one server has to do now, for metrics and status.
+
+    Attributes:
+        url: base URL of the server.
+        state: READY, LOADING or DOWN (also while it is put aside).
+        limit: most requests this process sends it at once now; 0 unless READY.
+        in_flight: requests it has of this process.
+        waiting: calls of this process that wait for a slot of any server: the same number for each of them.
+        probes: how often it was asked whether it takes work.
+        refusals: how often it said that it is full (429, 503).
+    """
+
+    url: str
+    state: State
+    limit: int
+    in_flight: int
+    waiting: int
+    probes: int
+    refusals: int
 
 
 OnChunk = Callable[[Chunk], None]
@@ -166,6 +189,25 @@ class Backend(Protocol):
         """Ask each server now whether it can take work. Never raises."""
         ...
 
+    def capacity(self) -> int:
+        """Requests that may be in flight now: the limits of all servers that are ready, 0 where none is.
+
+        Where no server will ever serve us as we are (a wrong key), it is 1: the next task is told so and asks
+        again. Who wants the servers never to wait holds a few tasks more than this.
+        """
+        ...
+
+    def on_capacity_change(self, callback: Callable[[], None]) -> None:
+        """Have this called in the event loop whenever `capacity()` has changed; call it in that loop.
+
+        From now on servers are asked until they are ready, also while there is no work for them.
+        """
+        ...
+
+    def load(self) -> list[ServerLoad]:
+        """What each server has to do now."""
+        ...
+
     async def aclose(self) -> None:
         """Close all connections."""
         ...
@@ -180,7 +222,8 @@ class BackendOptions:
         api_key: bearer token, "" for none.
         model: model name, "" for the server's first.
         timeout_s: seconds one request may take.
-        max_concurrency: requests in flight to one server; None: as many as it says it has slots.
+        max_concurrency: requests in flight to one server; None: as many as it says it has slots, else as many
+            as are found to bring the most.
         pool_size: most requests this process has in flight at all.
         max_response_bytes: a longer answer is cut off and refused.
     """

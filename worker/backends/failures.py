@@ -11,10 +11,10 @@ from email.utils import parsedate_to_datetime
 from time import time
 
 import aiohttp
-import httpx
 
 from worker.backends.base import Json
 from worker.errors import (
+    BackendError,
     BackendRejected,
     BackendUnavailable,
     ContextLengthExceeded,
@@ -106,18 +106,14 @@ def from_stream_event(url: str, event: Json, models: Sequence[str] = ()) -> Task
 
 
 def from_transport(url: str, error: BaseException) -> BackendUnavailable:
-    """The error a broken connection stands for.
-
-    The transport files a refused connection under httpx.ConnectTimeout, so aiohttp's own exception decides.
-    """
-    cause = error.__cause__ if isinstance(error, httpx.HTTPError) and error.__cause__ else error
+    """The error a broken connection stands for."""
     for kind, message, hint, down in _BROKEN_CONNECTIONS:
-        if isinstance(cause, kind):
-            detail = getattr(cause, "os_error", None) or getattr(cause, "message", "") or cause
+        if isinstance(error, kind):
+            detail = getattr(error, "os_error", None) or getattr(error, "message", "") or error
             return BackendUnavailable(
                 message.format(url=url, detail=str(detail)[:200]), hint, server_down=down
             )
-    return BackendUnavailable(f"The connection to {url} failed ({type(cause).__name__}: {cause}).")
+    return BackendUnavailable(f"The connection to {url} failed ({type(error).__name__}: {error}).")
 
 
 #: Special before general: exception, message, hint, whether the server as a whole is out.
@@ -164,8 +160,10 @@ def too_long(url: str, limit_bytes: int) -> BackendRejected:
     )
 
 
-def not_an_answer(url: str, headers: Mapping[str, str], body: bytes, wanted: str) -> BackendRejected:
+def not_an_answer(url: str, headers: Mapping[str, str], body: bytes, wanted: str) -> BackendError:
     """A 200 whose body is not what was asked for: HTML, another content type, broken or other JSON."""
+    if _is_half_an_object(body):
+        return BackendUnavailable(f"{url} broke off in the middle of its answer.")
     if is_html(headers, body):
         return BackendRejected(f"{url} answered with an HTML page.", NOT_A_MODEL_SERVER)
     kind = headers.get("content-type", "no content type")
@@ -184,6 +182,19 @@ def unknown_model(message: str, models: Sequence[str]) -> BackendRejected:
 def is_html(headers: Mapping[str, str], body: bytes) -> bool:
     """Whether an answer is a web page."""
     return "html" in headers.get("content-type", "") or body[:100].lstrip()[:1] == b"<"
+
+
+def _is_half_an_object(body: bytes) -> bool:
+    """Whether a JSON object begins here and never ends, as where a wrong content-length cuts it."""
+    if not body.lstrip().startswith(b"{"):
+        return False
+    try:
+        json.loads(body)
+    except UnicodeDecodeError:
+        return True
+    except json.JSONDecodeError as error:
+        return error.pos >= len(error.doc.rstrip()) or error.msg.startswith("Unterminated string")
+    return False
 
 
 def server_reason(body: bytes) -> str:

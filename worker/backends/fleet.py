@@ -1,17 +1,16 @@
 """One `Backend` over one server or several: balancing, waiting for readiness, retries and deadlines.
 
-A server that is down, loading or full costs a task no attempt: the task waits, its deadline running. Only an
-answer that failed is tried again, a few times, on another server where there is one.
+A server that is down, loading, full or hangs costs a task no attempt: the task waits, its deadline running.
+Only an answer that failed is tried again, a few times, on another server where there is one.
 """
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
-
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from worker.backends import failures, kinds, tokens
 from worker.backends.base import (
@@ -23,11 +22,16 @@ from worker.backends.base import (
     OnChunk,
     Readiness,
     Reply,
+    ServerLoad,
     State,
     Structured,
 )
-from worker.backends.gate import Gate, Server, backoff_s
+from worker.backends.gate import Gate, Slot
+from worker.backends.lanes import Lane
 from worker.backends.openai_compatible import Answer, OpenAIClient
+from worker.backends.server import Server
+from worker.backends.usage import with_usage
+from worker.backends.watch import Watcher
 from worker.errors import BackendRejected, BackendUnavailable, DeadlineExceeded, TaskError
 
 logger = logging.getLogger(__name__)
@@ -35,8 +39,8 @@ logger = logging.getLogger(__name__)
 #: Failed answers a task puts up with, and the waits between them (full jitter), seconds.
 ATTEMPTS = 5
 LEAST_WAIT_S, MOST_WAIT_S = 0.1, 5.0
-#: A server that is down is asked again after this long, doubling up to the most; seconds.
-PROBE_EVERY_S, MOST_PROBE_EVERY_S = 1.0, 10.0
+#: Requests that failed with their whole server: more of them and the task may be what breaks it.
+MOST_SPARED = 20
 #: Counting tokens is help, not work: no longer than this, seconds.
 TOKENIZE_TIMEOUT_S = 60.0
 
@@ -64,6 +68,7 @@ class Fleet:
                 for url in options.urls
             ]
         )
+        self._watcher = Watcher(kind, options, self._gate)
 
     async def chat(self, request: Json, context: CallContext, on_chunk: OnChunk | None = None) -> Reply:
         """As `Backend.chat` says."""
@@ -71,24 +76,25 @@ class Fleet:
 
         def hand_over(chunk: Chunk) -> None:
             nonlocal handed_over
+            handed_over = True
             if on_chunk is not None:
-                handed_over = True
                 on_chunk(chunk)
 
         async def send(server: Server, capabilities: Capabilities) -> Answer:
             payload = await _with_model(request, server, capabilities)
-            stream = on_chunk is not None or self._kind.needs_stream(capabilities, payload)
             try:
-                return await server.client.chat(
+                answer = await server.client.chat(
                     payload,
                     request_id=context.task_id,
                     timeout_s=self._options.timeout_s,
-                    on_chunk=hand_over if stream else None,
+                    stream=self._kind.needs_stream(capabilities, payload),
+                    on_chunk=None if on_chunk is None else hand_over,
                 )
             except BackendUnavailable as error:
                 if handed_over:
                     raise _Broken(error) from error
                 raise
+            return await with_usage(self._kind, server.client, capabilities, payload, answer)
 
         return await self._call(send, context)
 
@@ -118,7 +124,7 @@ class Fleet:
         if not texts:
             return []
         try:
-            async with self._bounded(context), self._slot_if_alone() as server:
+            async with self._bounded(context), self._slot_if_alone(Lane.of(context.lane)) as server:
                 if server.capabilities is not None and server.capabilities.tokenizer:
                     timeout_s = min(TOKENIZE_TIMEOUT_S, self._options.timeout_s)
                     return await self._kind.count_tokens(server.client, server.capabilities, texts, timeout_s)
@@ -129,7 +135,7 @@ class Fleet:
     async def capabilities(self, context: CallContext) -> Capabilities:
         """As `Backend.capabilities` says; a server that was never reached does not count."""
         async with self._bounded(context):
-            self._start_watching()
+            self._watcher.start()
             await self._gate.ready()
             await asyncio.gather(*(server.asked.wait() for server in self._gate.servers))
             await asyncio.gather(*(self._embeds(server) for server in self._gate.servers if server.ready))
@@ -148,60 +154,71 @@ class Fleet:
     async def probe(self) -> list[Readiness]:
         """As `Backend.probe` says."""
         self._bind()
-        return list(await asyncio.gather(*map(self._probe, self._gate.servers)))
+        return list(await asyncio.gather(*map(self._watcher.probe, self._gate.servers)))
+
+    def capacity(self) -> int:
+        """As `Backend.capacity` says."""
+        return self._gate.capacity()
+
+    def on_capacity_change(self, callback: Callable[[], None]) -> None:
+        """As `Backend.on_capacity_change` says."""
+        self._bind()
+        self._gate.listeners.append(callback)
+        self._watcher.start()
+
+    def load(self) -> list[ServerLoad]:
+        """As `Backend.load` says."""
+        return self._gate.loads()
 
     async def aclose(self) -> None:
         """Stop watching and close all connections."""
-        tasks = [
-            task
-            for server in self._gate.servers
-            for task in (server.watcher, server.asking)
-            if task is not None
-        ]
-        for task in tasks:
+        asking = [server.asking for server in self._gate.servers if server.asking is not None]
+        for task in asking:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*asking, self._watcher.aclose(), return_exceptions=True)
         await asyncio.gather(*(server.client.aclose() for server in self._gate.servers))
 
     async def _call(self, send: Send, context: CallContext) -> Reply:
         """One answer, whatever it takes within the rules at the top of this file."""
-        attempts, wait_s = 0, 0.0
+        lane = Lane.of(context.lane)
+        attempts, spared, wait_s = 0, 0, 0.0
         failed_on: Server | None = None
         last_failure: TaskError | None = None
+        turned_away = False  # else it is fair to wait again: it may be this request that breaks the server
 
         async def attempt() -> Reply:
-            nonlocal attempts, wait_s, failed_on, last_failure
+            nonlocal attempts, spared, wait_s, failed_on, last_failure, turned_away
             while True:
                 asked_at = time.monotonic()
-                self._start_watching()
-                async with self._slot(avoid=failed_on, first=attempts > 0) as server:
-                    wait_s += time.monotonic() - asked_at
+                self._watcher.start()
+                async with self._slot(lane, avoid=failed_on, first=turned_away) as slot:
+                    wait_s += slot.sent_at - asked_at
                     attempts += 1
+                    self._watcher.listen(slot.server)
                     try:
-                        answer = await send(server, server.known)
+                        answer = await send(slot.server, slot.server.known)
                     except (BackendUnavailable, _Broken) as error:
-                        failed_on = server
-                        if isinstance(error, _Broken):
-                            self._put_aside(server, error.reason)
-                            raise
-                        last_failure = error
-                        if not self._put_aside(server, error):
+                        failed_on = slot.server
+                        last_failure = reason = error.reason if isinstance(error, _Broken) else error
+                        turned_away = reason.server_down or reason.retry_after_s is not None
+                        spared += not turned_away
+                        costs_nothing = await self._watcher.blame(slot, reason) and spared <= MOST_SPARED
+                        if isinstance(error, _Broken) or not costs_nothing:
                             raise
                     else:
-                        server.answered()
+                        self._gate.answered(slot, _work(answer))
                         return Reply(
-                            answer.body, server.client.url, answer.ttft_s, answer.total_s, wait_s, attempts
+                            answer.body,
+                            slot.server.client.url,
+                            answer.ttft_s,
+                            answer.total_s,
+                            wait_s,
+                            attempts,
                         )
 
-        retrying = AsyncRetrying(
-            stop=stop_after_attempt(ATTEMPTS),
-            wait=wait_random_exponential(multiplier=2 * LEAST_WAIT_S, min=LEAST_WAIT_S, max=MOST_WAIT_S),
-            retry=retry_if_exception_type(BackendUnavailable),
-            reraise=True,
-        )
         try:
             async with self._bounded(context):
-                return await retrying(attempt)
+                return await _with_retries(attempt)
         except _Broken as broken:
             raise broken.reason from None
         except DeadlineExceeded:
@@ -227,22 +244,22 @@ class Fleet:
 
     @asynccontextmanager
     async def _slot(
-        self, *, avoid: Server | None = None, only: Server | None = None, first: bool = False
-    ) -> AsyncIterator[Server]:
-        server = await self._gate.take(avoid=avoid, only=only, first=first)
+        self, lane: Lane, *, avoid: Server | None = None, only: Server | None = None, first: bool = False
+    ) -> AsyncIterator[Slot]:
+        slot = await self._gate.take(lane, avoid=avoid, only=only, first=first)
         try:
-            yield server
+            yield slot
         finally:
-            self._gate.give_back(server)
+            self._gate.give_back(slot)
 
     @asynccontextmanager
-    async def _slot_if_alone(self) -> AsyncIterator[Server]:
+    async def _slot_if_alone(self, lane: Lane) -> AsyncIterator[Server]:
         """A ready server for a small question; with a slot only where the question would disturb a chat."""
-        self._start_watching()
+        self._watcher.start()
         server = await self._gate.ready()
         if self._kind.takes_one_at_a_time(server.known):
-            async with self._slot() as server:
-                yield server
+            async with self._slot(lane) as slot:
+                yield slot.server
         else:
             yield server
 
@@ -254,86 +271,6 @@ class Fleet:
             raise RuntimeError(
                 "A Fleet belongs to the event loop that used it first; make one for each loop."
             )
-
-    def _put_aside(self, server: Server, error: BackendUnavailable) -> bool:
-        """Let its server bear a failure; true where it is the server's alone and costs no attempt."""
-        if error.server_down:
-            self._set_down(server, str(error))
-            self._watch(server, backoff_s(server.failures, PROBE_EVERY_S, MOST_PROBE_EVERY_S))
-            server.failures += 1
-            return True
-        self._watch(server, 0.0)
-        if error.retry_after_s is None:
-            return False
-        asyncio.get_running_loop().call_later(server.rest(error.retry_after_s), self._gate.wake)
-        return True
-
-    def _start_watching(self) -> None:
-        for server in self._gate.servers:
-            if not server.ready:
-                self._watch(server, 0.0)
-
-    def _watch(self, server: Server, delay_s: float) -> None:
-        if server.watcher is None or server.watcher.done():
-            server.watcher = asyncio.create_task(self._until_ready(server, delay_s))
-
-    async def _until_ready(self, server: Server, delay_s: float) -> None:
-        """Ask until the server takes work, or says that it never will."""
-        tries = 0
-        while True:
-            await asyncio.sleep(delay_s)
-            try:
-                found = await self._kind.readiness(server.client)
-                if found.state is State.READY and not server.ready:
-                    self._set_ready(server, await self._kind.discover(server.client))
-            except BackendUnavailable as error:
-                if server.ready and not error.server_down:
-                    return  # slow to say so, but it was only a suspicion
-                found = Readiness(server.client.url, State.DOWN, str(error))
-            except TaskError as error:
-                self._set_down(server, str(error))
-                if not any(self._may_come(other) for other in self._gate.servers if other is not server):
-                    self._gate.refuse(error)
-                return
-            except Exception as error:
-                logger.exception("Asking %s failed", server.client.url)
-                found = Readiness(server.client.url, State.DOWN, f"{server.client.url}: {error!r}.")
-            if found.state is State.READY:
-                return
-            self._set_down(server, found.reason, found.state)
-            delay_s = backoff_s(tries, PROBE_EVERY_S, MOST_PROBE_EVERY_S)
-            tries += 1
-
-    def _may_come(self, server: Server) -> bool:
-        return server.ready or (server.watcher is not None and not server.watcher.done())
-
-    def _set_ready(self, server: Server, found: Capabilities) -> None:
-        most = self._options.max_concurrency or found.slots or self._options.pool_size
-        server.limit = 1 if self._kind.takes_one_at_a_time(found) else most
-        server.capabilities, server.embeddings = found, None
-        server.client.models = found.models
-        server.readiness = Readiness(server.client.url, State.READY)
-        server.asked.set()
-        logger.info(
-            "%s is ready: %s, %s, %d at once", server.client.url, found.server, found.model, server.limit
-        )
-        self._gate.wake()
-
-    def _set_down(self, server: Server, reason: str, state: State = State.DOWN) -> None:
-        if server.readiness.reason != reason:
-            logger.warning("Work waits for a model server. %s", reason)
-        server.readiness = Readiness(server.client.url, state, reason)
-        server.asked.set()
-
-    async def _probe(self, server: Server) -> Readiness:
-        try:
-            return await self._kind.readiness(server.client)
-        except BackendUnavailable as error:
-            if server.ready and server.in_flight and not error.server_down:
-                return server.readiness  # busy with our own requests
-            return Readiness(server.client.url, State.DOWN, str(error))
-        except TaskError as error:
-            return Readiness(server.client.url, State.DOWN, str(error))
 
     async def _embeds(self, server: Server) -> None:
         """Know whether a server embeds; however many want to know, it is asked once."""
@@ -347,7 +284,7 @@ class Fleet:
         payload = {"model": server.known.model, "input": "a"}
         alone = self._kind.takes_one_at_a_time(server.known)
         try:
-            async with self._slot(only=server) if alone else nullcontext():
+            async with self._slot(Lane.INTERACTIVE, only=server) if alone else nullcontext():
                 await server.client.post(
                     "/v1/embeddings", payload, wanted="data", request_id="", timeout_s=self._options.timeout_s
                 )
@@ -359,6 +296,21 @@ class Fleet:
             server.embeddings = False
 
 
+async def _with_retries(attempt: Callable[[], Awaitable[Reply]]) -> Reply:
+    """The first answer of a few attempts; between them a random wait that may double each time.
+
+    Written out, because a retry object a call took two fifths of a call's CPU time.
+    """
+    most_wait_s = 2 * LEAST_WAIT_S
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return await attempt()
+        except BackendUnavailable:
+            await asyncio.sleep(random.uniform(LEAST_WAIT_S, min(most_wait_s, MOST_WAIT_S)))  # noqa: S311
+            most_wait_s *= 2
+    return await attempt()
+
+
 class _Broken(Exception):
     """A stream broke after some of it was handed over.
 
@@ -368,6 +320,13 @@ class _Broken(Exception):
     def __init__(self, reason: BackendUnavailable) -> None:
         super().__init__(str(reason))
         self.reason = reason
+
+
+def _work(answer: Answer) -> float:
+    """What an answer brought: the tokens it generated, 1 where it does not say."""
+    usage = answer.body.get("usage")
+    tokens_generated = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    return float(tokens_generated) if isinstance(tokens_generated, int) and tokens_generated > 0 else 1.0
 
 
 async def _with_model(request: Json, server: Server, capabilities: Capabilities) -> Json:

@@ -1,108 +1,47 @@
 """Which server takes the next request, and who waits for one.
 
-Every server has a limit on requests in flight. Who finds no free slot waits in one queue, first come first
+Every server has a limit on requests in flight. Who finds no free slot waits in his lane, first come first
 served, and is woken exactly when a slot is his: nothing polls.
 """
 
 import asyncio
-import random
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from worker.backends.base import Capabilities, Readiness, State
-from worker.backends.openai_compatible import OpenAIClient
+from worker.backends.base import ServerLoad
+from worker.backends.lanes import Lane, Lanes
+from worker.backends.server import Server
 from worker.errors import BackendUnavailable, TaskError
 
-#: A server that says it is full is left alone for a random part of this, doubling up to the most; seconds.
-REST_S, MOST_REST_S = 0.2, 5.0
+#: A server that answers nobody for this long, or so many times the time that answers take, gets no more work
+#: while another one answers; seconds.
+STALLED_S, STALLED_ANSWERS = 10.0, 3.0
 
 
-def backoff_s(times: int, first_s: float, most_s: float) -> float:
-    """A random wait that doubles with `times`, between half of it and all of it; seconds."""
-    whole_s = min(most_s, first_s * 2.0 ** min(times, 30))
-    return random.uniform(whole_s / 2, whole_s)  # noqa: S311
-
-
-@dataclass(eq=False, slots=True)
-class Server:
-    """One server and what is known of it.
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """The right to have one request in flight.
 
     Attributes:
-        client: speaks to it.
-        readiness: as last found.
-        capabilities: as found when it last became ready; kept while it is down.
-        embeddings: whether it embeds; None until asked.
-        limit: most requests in flight.
-        in_flight: requests in flight, or slots lent.
-        rests_until: `time.monotonic()` before which it gets no new request.
-        failures: times in a row it went down when it was used.
-        watcher: the task that waits for it to become ready.
-        asking: the task that finds out whether it embeds.
-        asked: set once it has been asked, whatever it said.
+        server: where.
+        lane: whose it is.
+        sent_at: `time.monotonic()` at which it was lent.
     """
 
-    client: OpenAIClient
-    readiness: Readiness
-    capabilities: Capabilities | None = None
-    embeddings: bool | None = None
-    limit: int = 0
-    in_flight: int = 0
-    rests_until: float = 0.0
-    failures: int = 0
-    watcher: asyncio.Task[None] | None = None
-    asking: asyncio.Task[None] | None = None
-    asked: asyncio.Event = field(default_factory=asyncio.Event)
-    _rests: int = 0
-    _last_turn: int = 0
-
-    @property
-    def ready(self) -> bool:
-        """Whether it takes work, now or when a slot is free."""
-        return self.readiness.state is State.READY
-
-    @property
-    def known(self) -> Capabilities:
-        """What was found out when it became ready; only asked of servers that have been."""
-        if self.capabilities is None:
-            raise LookupError(f"{self.client.url} has never been ready")
-        return self.capabilities
-
-    def lend(self, turn: int) -> None:
-        """Take a slot."""
-        self.in_flight += 1
-        self._last_turn = turn
-
-    def rest(self, retry_after_s: float) -> float:
-        """Leave it alone as long as it asked, or a growing while; returns seconds.
-
-        Many requests refused together count as one refusal.
-        """
-        now = time.monotonic()
-        if now >= self.rests_until:
-            self.rests_until = now + backoff_s(self._rests, REST_S, MOST_REST_S)
-            self._rests += 1
-        self.rests_until = max(self.rests_until, now + retry_after_s)
-        return self.rests_until - now
-
-    def answered(self) -> None:
-        """It works: the next refusal starts small again."""
-        self._rests = 0
-        self.failures = 0
-
-    @property
-    def load(self) -> tuple[int, int]:
-        """Least is next: fewest in flight, then the one whose last turn is longest ago."""
-        return self.in_flight, self._last_turn
+    server: Server
+    lane: Lane
+    sent_at: float
 
 
 @dataclass(eq=False, slots=True)
 class _Waiter:
+    lane: Lane
+    since: float
     avoid: Server | None
     only: Server | None
-    slot: asyncio.Future[Server] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    slot: asyncio.Future[Slot] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
 class Gate:
@@ -110,40 +49,55 @@ class Gate:
 
     def __init__(self, servers: Sequence[Server]) -> None:
         self.servers = servers
-        self._queue: deque[_Waiter] = deque()
+        self.listeners: list[Callable[[], None]] = []
+        self._lanes: Lanes[_Waiter] = Lanes()
         self._watching: set[asyncio.Future[None]] = set()
         self._turn = 0
+        self._slowest_s = 0.0
+        self._told_capacity = 0
 
     async def take(
-        self, *, avoid: Server | None = None, only: Server | None = None, first: bool = False
-    ) -> Server:
-        """A ready server, one slot of which is now the caller's until `give_back`.
+        self,
+        lane: Lane,
+        *,
+        avoid: Server | None = None,
+        only: Server | None = None,
+        first: bool = False,
+    ) -> Slot:
+        """A slot of a ready server, the caller's until `give_back`.
 
         Args:
+            lane: where to wait.
             avoid: a server to pass over while another one is free.
             only: the one server that will do.
-            first: wait in front of the others: for one who has had his turn and lost it.
+            first: wait in front of the others of the lane: for one who had his turn and got nothing for it.
 
         Raises:
             BackendRejected: every server refused to serve us while we waited.
         """
-        waiter = _Waiter(avoid, only)
-        if not self._queue and (server := self._free(waiter)):
-            return self._lend(server)
-        (self._queue.appendleft if first else self._queue.append)(waiter)
+        waiter = _Waiter(lane, time.monotonic(), avoid, only)
+        if self._lanes.empty_to(lane) and (server := self._free(waiter)):
+            return self._lend(server, lane)
+        self._lanes.add(waiter, first=first)
         self.wake()  # those in front may wait for one certain server
         try:
             return await waiter.slot
         except BaseException:
             if waiter.slot.done() and not waiter.slot.cancelled() and waiter.slot.exception() is None:
                 self.give_back(waiter.slot.result())  # cancelled in the moment the slot came
-            elif waiter in self._queue:
-                self._queue.remove(waiter)
+            else:
+                self._lanes.discard(waiter)
             raise
 
-    def give_back(self, server: Server) -> None:
+    def answered(self, slot: Slot, work: float) -> None:
+        """The request of this slot was answered well; `work` is what it brought, in tokens."""
+        now = time.monotonic()
+        self._slowest_s = max(now - slot.sent_at, 0.99 * self._slowest_s)
+        slot.server.answered(work, slot.sent_at, now)
+
+    def give_back(self, slot: Slot) -> None:
         """Return a slot."""
-        server.in_flight -= 1
+        slot.server.give_back(slot.lane)
         self.wake()
 
     async def ready(self) -> Server:
@@ -159,7 +113,7 @@ class Gate:
                 await change
             finally:
                 self._watching.discard(change)
-        return min(servers, key=lambda server: server.load)
+        return min(servers, key=_busyness)
 
     def wake(self) -> None:
         """Hand free slots to those who wait; call it whenever a server's state has changed."""
@@ -167,25 +121,30 @@ class Gate:
             for change in self._watching:
                 if not change.done():
                     change.set_result(None)
-        while self._queue and (served := self._serve_next()):
-            self._queue.remove(served)
+        while self._lanes and (served := self._serve_next()):
+            self._lanes.serve(served)
+        if (capacity := self.capacity()) != self._told_capacity:
+            self._told_capacity = capacity
+            for listener in self.listeners:
+                listener()
 
-    def _serve_next(self) -> _Waiter | None:
-        """Serve the first who can be; None where nobody can."""
-        for waiter in self._queue:
-            if waiter.slot.done():
-                return waiter
-            if server := self._free(waiter):
-                waiter.slot.set_result(self._lend(server))
-                return waiter
-            if waiter.only is None:
-                return None
-        return None
+    def capacity(self) -> int:
+        """As `Backend.capacity` says."""
+        if capacity := sum(server.limit for server in self.servers if server.ready):
+            return capacity
+        return int(any(server.rejects for server in self.servers))
+
+    def loads(self) -> list[ServerLoad]:
+        """As `Backend.load` says."""
+        waiting = len(self._lanes)
+        return [server.report(waiting) for server in self.servers]
 
     def refuse(self, error: TaskError) -> None:
         """End everybody's waiting with this error."""
-        waiting: list[asyncio.Future[Any]] = [*(waiter.slot for waiter in self._queue), *self._watching]
-        self._queue.clear()
+        waiting: list[asyncio.Future[Any]] = [
+            *(waiter.slot for waiter in self._lanes.clear()),
+            *self._watching,
+        ]
         for future in waiting:
             if not future.done():
                 future.set_exception(error)
@@ -198,16 +157,39 @@ class Gate:
             " ".join(server.readiness.reason for server in self.servers), server_down=True
         )
 
+    def _serve_next(self) -> _Waiter | None:
+        """Serve the first who can be; None where nobody can."""
+        for lane in self._lanes.in_turn():
+            for waiter in lane:
+                if waiter.slot.done():
+                    return waiter
+                if server := self._free(waiter):
+                    waiter.slot.set_result(self._lend(server, waiter.lane))
+                    return waiter
+                if waiter.only is None:
+                    break
+        return None
+
     def _free(self, waiter: _Waiter) -> Server | None:
         now = time.monotonic()
-        free = [
+        ready = [
             server
             for server in ([waiter.only] if waiter.only else self.servers)
-            if server.ready and server.in_flight < server.limit and now >= server.rests_until
+            if server.ready and now >= server.rests_until
         ]
-        return min(free, key=lambda server: (server is waiter.avoid, server.load), default=None)
+        if len(ready) > 1:
+            patience_s = max(STALLED_S, STALLED_ANSWERS * self._slowest_s)
+            ready = [server for server in ready if not server.stalled(now, patience_s)] or ready
+        free = [server for server in ready if server.has_room(waiter.lane)]
+        return min(free, key=lambda server: (server is waiter.avoid, *_busyness(server)), default=None)
 
-    def _lend(self, server: Server) -> Server:
+    def _lend(self, server: Server, lane: Lane) -> Slot:
+        now = time.monotonic()
         self._turn += 1
-        server.lend(self._turn)
-        return server
+        server.lend(lane, now, self._turn)
+        return Slot(server, lane, now)
+
+
+def _busyness(server: Server) -> tuple[int, int]:
+    """Least is next: fewest in flight, then the one whose last turn is longest ago."""
+    return server.in_flight, server.last_turn

@@ -41,8 +41,20 @@ class Kind(Protocol):
         """Tokens of each text by the server's own tokenizer; raises the errors of the client."""
         ...
 
+    async def queued(self, client: OpenAIClient) -> int | None:
+        """Requests that wait inside a server whose limit has to be found; None where it does not say.
+
+        Raises:
+            BackendUnavailable: it cannot be reached, or does not answer in time.
+        """
+        ...
+
     def needs_stream(self, capabilities: Capabilities, request: Json) -> bool:
-        """Whether the server notices only while streaming that nobody waits for this answer any more."""
+        """Whether the answer must be streamed though nobody looks.
+
+        Because it may run away and then has to be cut (see `runaway`), or because the server notices only
+        while streaming that nobody waits for the answer any more.
+        """
         ...
 
     def takes_one_at_a_time(self, capabilities: Capabilities) -> bool:

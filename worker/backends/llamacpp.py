@@ -13,6 +13,7 @@ from typing import Any
 from worker.backends.base import Capabilities, Json, Readiness, State
 from worker.backends.kinds import PROBE_TIMEOUT_S, choose_model, health_page
 from worker.backends.openai_compatible import OpenAIClient
+from worker.backends.runaway import answer_may_pass, may_run_away
 from worker.errors import BackendUnavailable, ContextLengthExceeded, TaskError
 
 LLAMA_SERVER = "llama.cpp"
@@ -65,15 +66,19 @@ class LlamaCpp:
 
         return await asyncio.gather(*map(count, texts))
 
-    def needs_stream(self, capabilities: Capabilities, request: Json) -> bool:
-        """True for long answers of llama.cpp's server.
+    async def queued(self, client: OpenAIClient) -> int | None:
+        """None: those that have a queue say how many slots they have."""
+        return None
 
-        It looks at the connection after a second without any result, which on a busy server never comes: a
-        cancelled answer would be generated to its end. llama-cpp-python streams without token counts.
+    def needs_stream(self, capabilities: Capabilities, request: Json) -> bool:
+        """True for answers that may run away, and for most of llama.cpp's own server.
+
+        That one looks at the connection after a second without any result, which on a busy server never
+        comes: a cancelled answer would be generated to its end. llama-cpp-python does not stream with tools.
         """
-        most_tokens = request.get("max_tokens") or request.get("max_completion_tokens")
-        short = isinstance(most_tokens, int) and most_tokens <= _SHORT_ANSWER
-        return capabilities.server == LLAMA_SERVER and not short
+        if capabilities.server == LLAMA_SERVER:
+            return answer_may_pass(_SHORT_ANSWER, request)
+        return may_run_away(request) and not request.get("tools")
 
     def takes_one_at_a_time(self, capabilities: Capabilities) -> bool:
         """True for llama-cpp-python."""

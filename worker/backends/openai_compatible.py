@@ -8,14 +8,12 @@ import json
 import ssl
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import aiohttp
-import httpx
-from httpx_aiohttp import AiohttpTransport
 
 from worker.backends import failures
 from worker.backends.assembly import Assembly
@@ -33,7 +31,7 @@ ERROR_BODY_BYTES = 64 * 1024
 #: A longer request body is sent in pieces of this, that other tasks may go on meanwhile.
 PIECE_BYTES = 256 * 1024
 
-_BROKEN = (httpx.HTTPError, aiohttp.ClientError, OSError)
+_BROKEN = (aiohttp.ClientError, OSError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +55,12 @@ class Page:
 
     Attributes:
         status: HTTP status.
-        headers: of the answer.
+        headers: of the answer; names in any case.
         body: its beginning.
     """
 
     status: int
-    headers: httpx.Headers
+    headers: Mapping[str, str]
     body: bytes
 
     def json(self) -> Any:
@@ -90,54 +88,44 @@ class OpenAIClient:
         self.request_ids_are_uuids = False
         #: False for a server that may close a connection after an answer without saying so.
         self.keep_alive = True
-        headers = {"accept-encoding": "identity", "user-agent": "kc-worker"}
+        self._headers = {"accept-encoding": "identity", "user-agent": "kc-worker"}
         if options.api_key:
-            headers["authorization"] = f"Bearer {options.api_key}"
-        secure: ssl.SSLContext | bool = ssl.create_default_context() if url.startswith("https") else True
-
-        def session() -> aiohttp.ClientSession:  # called by the transport inside the running loop
-            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S, ssl=secure)
-            return aiohttp.ClientSession(
-                connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
-            )
-
-        # The transport wants a context even where the session brings its own; an empty one costs nothing.
-        unused = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        self._targets: dict[str, httpx.URL] = {}  # parsing one takes a tenth of the time of a request
-        self._http = httpx.AsyncClient(
-            headers=headers,
-            transport=AiohttpTransport(verify=unused, client=session),
-            timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),
-            trust_env=False,
-        )
+            self._headers["authorization"] = f"Bearer {options.api_key}"
+        self._opened: aiohttp.ClientSession | None = None
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self._http.aclose()
+        if self._opened is not None:
+            await self._opened.close()
 
     async def chat(
-        self, request: Json, *, request_id: str, timeout_s: float, on_chunk: OnChunk | None = None
+        self,
+        request: Json,
+        *,
+        request_id: str,
+        timeout_s: float,
+        stream: bool = False,
+        on_chunk: OnChunk | None = None,
     ) -> Answer:
-        """POST /v1/chat/completions; streamed when `on_chunk` is given, the answer is the same.
+        """POST /v1/chat/completions; the answer is the same whole, with `stream`, and with `on_chunk`.
+
+        But for one thing: a streamed answer that runs away is cut, its `finish_reason` "repetition".
 
         Raises:
             BackendRejected, ContextLengthExceeded, InputTooLarge, BackendUnavailable: see `failures`.
             InvalidTask: the request cannot be written as JSON.
         """
         request = {key: value for key, value in request.items() if key not in {"stream", "stream_options"}}
-        if on_chunk is None:
-            answer = await self.post(
-                "/v1/chat/completions", request, wanted="choices", request_id=request_id, timeout_s=timeout_s
-            )
-            return Answer(answer.body, _ttft_from_timings(answer), answer.total_s)
-        streamed = {**request, "stream": True, "stream_options": {"include_usage": True}}
-        answer_or_silence = await self._stream(streamed, request_id, timeout_s, on_chunk)
-        if answer_or_silence is not None:
-            return answer_or_silence
-        # llama-cpp-python reports an error in a stream by ending it: only the whole answer tells which.
-        answer = await self.chat(request, request_id=request_id, timeout_s=timeout_s)
-        _hand_over(answer.body, on_chunk)
-        return answer
+        if stream or on_chunk is not None:
+            streamed = {**request, "stream": True, "stream_options": {"include_usage": True}}
+            if (answer := await self._stream(streamed, request_id, timeout_s, on_chunk)) is not None:
+                return answer
+        answer = await self.post(
+            "/v1/chat/completions", request, wanted="choices", request_id=request_id, timeout_s=timeout_s
+        )
+        if on_chunk is not None:
+            _hand_over(answer.body, on_chunk)
+        return replace(answer, ttft_s=_ttft_from_timings(answer))
 
     async def post(
         self, path: str, payload: Json, *, wanted: str, request_id: str, timeout_s: float
@@ -156,7 +144,7 @@ class OpenAIClient:
         """
         async with self._exchange("GET", path, None, "", timeout_s, any_status=True) as response:
             body = await self._read(response, ERROR_BODY_BYTES, cut=True)
-            return Page(response.status_code, response.headers, body)
+            return Page(response.status, response.headers, body)
 
     async def model_list(self, timeout_s: float) -> list[Json]:
         """The entries of GET /v1/models.
@@ -169,44 +157,45 @@ class OpenAIClient:
         return [entry for entry in entries if isinstance(entry, dict) and "id" in entry]
 
     async def _stream(
-        self, payload: Json, request_id: str, timeout_s: float, on_chunk: OnChunk
+        self, payload: Json, request_id: str, timeout_s: float, on_chunk: OnChunk | None
     ) -> Answer | None:
-        """The answer from a stream; None where the stream ended without a word."""
+        """The answer from a stream; None where only a whole answer will do.
+
+        llama-cpp-python reports an error in a stream by ending it without a word, and in its default settings
+        ends a stream early, as if it were done, when another request waits.
+        """
         started = time.monotonic()
         first_at: float | None = None
-        assembly, parser, done = Assembly(), EventParser(), False
+        assembly, done = Assembly(), False
         async with self._exchange("POST", "/v1/chat/completions", payload, request_id, timeout_s) as response:
             if "event-stream" not in response.headers.get("content-type", ""):
                 body = await self._read_json(response, "choices")  # it does not stream
-                _hand_over(body, on_chunk)
+                if on_chunk is not None:
+                    _hand_over(body, on_chunk)
                 return Answer(body, None, time.monotonic() - started)
-            async for events in self._events(response, parser):
-                for event in events:
+            parser, size, ended = EventParser(), 0, False
+            while not ended and not assembly.ran_away:  # leaving before its end closes the connection
+                piece = await response.content.readany()
+                ended = not piece
+                size += len(piece)
+                if size > self.options.max_response_bytes:
+                    raise failures.too_long(self.url, self.options.max_response_bytes)
+                for text in parser.close() if ended else parser.feed(piece):
+                    event = self._event(text, response)
                     done = done or event is None
                     for chunk in assembly.add(event or {}):
                         first_at = first_at or time.monotonic()
-                        on_chunk(chunk)
-        if assembly.empty:
+                        if on_chunk is not None:
+                            on_chunk(chunk)
+        if assembly.empty or (done and not assembly.finished and on_chunk is None):
             return None
-        if not done and not assembly.finished:
+        if not assembly.finished:
             raise failures.broke_off(self.url)
         ttft_s = None if first_at is None else first_at - started
         return Answer(assembly.body(), ttft_s, time.monotonic() - started)
 
-    async def _events(
-        self, response: httpx.Response, parser: EventParser
-    ) -> AsyncIterator[list[Json | None]]:
-        """Parsed events as they arrive, a list a read; None stands for [DONE]."""
-        size = 0
-        async for piece in response.aiter_raw():
-            size += len(piece)
-            if size > self.options.max_response_bytes:
-                raise failures.too_long(self.url, self.options.max_response_bytes)
-            if texts := parser.feed(piece):
-                yield [self._event(text, response) for text in texts]
-        yield [self._event(text, response) for text in parser.close()]
-
-    def _event(self, text: str, response: httpx.Response) -> Json | None:
+    def _event(self, text: str, response: aiohttp.ClientResponse) -> Json | None:
+        """A parsed event; None for [DONE]."""
         if text.strip() == "[DONE]":
             return None
         try:
@@ -231,7 +220,7 @@ class OpenAIClient:
         timeout_s: float,
         *,
         any_status: bool = False,
-    ) -> AsyncIterator[httpx.Response]:
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send a request and lend its response; leaving early, cancelled or not, closes the connection."""
         headers = {"x-request-id": self._request_id(request_id)} if request_id else {}
         if not self.keep_alive:
@@ -243,27 +232,40 @@ class OpenAIClient:
             if len(content) > PIECE_BYTES:
                 headers["content-length"] = str(len(content))
                 content = _in_pieces(content)
-        if (target := self._targets.get(path)) is None:
-            target = self._targets[path] = httpx.URL(self.url + path)
-        request = self._http.build_request(method, target, content=content, headers=headers)
         try:
             async with asyncio.timeout(timeout_s):
-                response = await self._http.send(request, stream=True)
+                response = await self._session().request(
+                    method, self.url + path, data=content, headers=headers, allow_redirects=False
+                )
                 try:
-                    if not any_status and response.status_code != 200:
+                    if not any_status and response.status != 200:
                         body = await self._read(response, ERROR_BODY_BYTES, cut=True)
                         raise failures.from_response(
-                            self.url, response.status_code, response.headers, body, self.models
+                            self.url, response.status, response.headers, body, self.models
                         )
                     yield response
                 finally:
-                    await response.aclose()
+                    response.close()  # one read to its end has given its connection back already
         except TimeoutError as error:
             if isinstance(error, aiohttp.ClientError):
                 raise failures.from_transport(self.url, error) from error
             raise failures.timed_out(self.url, timeout_s) from None
         except _BROKEN as error:
             raise failures.from_transport(self.url, error) from error
+
+    def _session(self) -> aiohttp.ClientSession:
+        """The connections; opened in the loop that uses them."""
+        if self._opened is None:
+            secure = ssl.create_default_context() if self.url.startswith("https") else True
+            self._opened = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S, ssl=secure),
+                headers=self._headers,
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                trust_env=False,
+            )
+        return self._opened
 
     def _request_id(self, task_id: str) -> str:
         if not self.request_ids_are_uuids:
@@ -273,10 +275,10 @@ class OpenAIClient:
         except ValueError:  # a producer may name its tasks as it likes
             return str(uuid.uuid5(uuid.NAMESPACE_OID, task_id))
 
-    async def _read(self, response: httpx.Response, limit_bytes: int, *, cut: bool = False) -> bytes:
+    async def _read(self, response: aiohttp.ClientResponse, limit_bytes: int, *, cut: bool = False) -> bytes:
         """The body up to the limit; beyond it an error, or with `cut` just the beginning."""
         pieces, size = [], 0
-        async for piece in response.aiter_raw():
+        while piece := await response.content.readany():
             pieces.append(piece)
             size += len(piece)
             if size > limit_bytes:
@@ -285,7 +287,7 @@ class OpenAIClient:
                 raise failures.too_long(self.url, limit_bytes)
         return b"".join(pieces)
 
-    async def _read_json(self, response: httpx.Response, wanted: str) -> Json:
+    async def _read_json(self, response: aiohttp.ClientResponse, wanted: str) -> Json:
         limit_bytes = self.options.max_response_bytes
         if int(response.headers.get("content-length", 0)) > limit_bytes:
             raise failures.too_long(self.url, limit_bytes)

@@ -3,8 +3,8 @@
     python -m worker.backends.scripted --port 8000 --kind llamacpp --latency 1 --slots 4
 
 It answers with the last message's own words, as fast as it can. What it should do instead is queued with
-POST /_script (see `scripted_faults`); what it was asked is told by GET /_seen. POST /_state {"loading": true}
-makes it answer as a server that loads its model.
+POST /_script (see `scripted_faults`); what it was asked is told by GET /_seen, from request 100 on by
+GET /_seen?after=99. POST /_state {"loading": true} makes it answer as a server that loads its model.
 """
 
 import argparse
@@ -23,28 +23,11 @@ from aiohttp import web
 
 from worker.backends.base import Json
 from worker.backends.scripted_faults import Fault, commit
+from worker.backends.scripted_seen import Memory, Outcome, Seen
 
 ScriptedKind = Literal["llamacpp", "llama-cpp-python", "vllm"]
 
 _TOKENS = re.compile(r"\s*(?:\w+|[^\w\s])")
-_KEPT = 10_000
-
-
-@dataclass(slots=True)
-class Seen:
-    """One request as the server saw it.
-
-    Attributes:
-        path: of the URL.
-        request_id: the `x-request-id` header.
-        body: the JSON body; None for GET.
-        outcome: "running", "answered" or "disconnected": the client hung up first.
-    """
-
-    path: str
-    request_id: str
-    body: Json | None
-    outcome: str = "running"
 
 
 @dataclass(slots=True)
@@ -56,28 +39,29 @@ class Scripted:
         latency_s: seconds each answer takes.
         tokens: most tokens of an answer.
         slots: requests worked on at once; the others wait.
+        degrades_past: beyond so many at once all get slower, so that together they bring less; 0: never.
         context_length: most tokens of prompt and answer; prompts over it are refused.
         embeddings: whether it embeds.
         model: its only model.
         loading: whether it answers as if its model were not loaded yet.
         faults: what to do instead of answering, first come first served.
-        seen: the last requests.
-        most_in_flight: most requests it has had at once.
+        memory: the last requests.
     """
 
     kind: ScriptedKind = "llamacpp"
     latency_s: float = 0.0
     tokens: int = 64
     slots: int = 256
+    degrades_past: int = 0
     context_length: int = 4096
     embeddings: bool = True
     model: str = "scripted"
     loading: bool = False
     faults: deque[Fault] = field(default_factory=deque)
-    seen: deque[Seen] = field(default_factory=lambda: deque(maxlen=_KEPT))
-    in_flight: int = 0
-    most_in_flight: int = 0
+    memory: Memory = field(default_factory=Memory)
     url: str = ""
+    working: int = 0
+    waiting: int = 0
     _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
     _slots: asyncio.Semaphore | None = None
     _runner: web.AppRunner | None = None
@@ -85,6 +69,16 @@ class Scripted:
     def script(self, *faults: Json) -> None:
         """Queue faults, as POST /_script does."""
         self.faults.extend(Fault.parse(fault) for fault in faults)
+
+    @property
+    def seen(self) -> deque[Seen]:
+        """The last requests."""
+        return self.memory.requests
+
+    @property
+    def most_in_flight(self) -> int:
+        """Most requests it has had at once."""
+        return self.memory.most_in_flight
 
     def chats(self) -> list[Seen]:
         """The chat requests seen."""
@@ -129,6 +123,7 @@ class Scripted:
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
+            self.memory.close()
 
     async def __aenter__(self) -> Self:
         return await self.start()
@@ -142,26 +137,22 @@ class Scripted:
         if request.path.startswith("/_"):
             return await self._call(handler, request)
         body = await request.json() if request.method == "POST" else None
-        seen = Seen(request.path, request.headers.get("x-request-id", ""), body)
-        self.seen.append(seen)
-        self.in_flight += 1
-        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        seen = self.memory.begin(request.path, request.headers.get("x-request-id", ""), body)
+        outcome: Outcome = "disconnected"
         try:
             if self.loading:
                 response: web.StreamResponse = self._error(503, "Loading model", "unavailable_error")
             elif (fault := self._next_fault(seen)) is not None:
                 if fault.reply is None:
                     response = await commit(fault, request)
-                else:
-                    response = await self._reply(request, seen.body or {}, fault.reply)
+                    outcome = "faulted"
+                    return response
+                response = await self._reply(request, body or {}, fault.reply)
             else:
                 response = await self._call(handler, request)
-        except (asyncio.CancelledError, ConnectionError):
-            seen.outcome = "disconnected"
-            raise
+            outcome = "answered"
         finally:
-            self.in_flight -= 1
-        seen.outcome = "answered"
+            self.memory.end(seen, outcome)
         return response
 
     @staticmethod
@@ -170,8 +161,10 @@ class Scripted:
         return response
 
     def _next_fault(self, seen: Seen) -> Fault | None:
-        for fault in self.faults:
-            if fault.applies_to(seen.path, seen.request_id):
+        for fault in list(self.faults):
+            if fault.over:
+                self.faults.remove(fault)
+            elif fault.applies_to(seen.path, seen.request_id):
                 fault.times -= 1
                 if fault.times == 0:
                     self.faults.remove(fault)
@@ -196,13 +189,8 @@ class Scripted:
         self.loading = bool((await request.json()).get("loading"))
         return web.json_response({"loading": self.loading})
 
-    async def _show_seen(self, _: web.Request) -> web.Response:
-        requests = [
-            {"path": seen.path, "request_id": seen.request_id, "body": seen.body, "outcome": seen.outcome}
-            for seen in self.seen
-        ]
-        counts = {"in_flight": self.in_flight, "most_in_flight": self.most_in_flight}
-        return web.json_response({**counts, "requests": requests})
+    async def _show_seen(self, request: web.Request) -> web.Response:
+        return web.json_response(self.memory.told(int(request.query.get("after", -1))))
 
     # What a model server is asked.
 
@@ -217,11 +205,17 @@ class Scripted:
         return web.json_response({"default_generation_settings": settings, "total_slots": self.slots})
 
     async def _show_slots(self, _: web.Request) -> web.Response:
-        return web.json_response([{"id": 0, "is_processing": self.in_flight > 1}])
+        return web.json_response([{"id": 0, "is_processing": self.working > 0}])
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        prefix = "vllm:num_requests_running" if self.kind == "vllm" else "llamacpp:requests_processing"
-        return web.Response(text=f"# TYPE {prefix} gauge\n{prefix} {self.in_flight - 1}\n")
+        if self.kind == "vllm":
+            gauges = {"vllm:num_requests_running": self.working, "vllm:num_requests_waiting": self.waiting}
+        else:
+            gauges = {
+                "llamacpp:requests_processing": self.working,
+                "llamacpp:requests_deferred": self.waiting,
+            }
+        return web.Response(text="".join(f"# TYPE {name} gauge\n{name} {n}\n" for name, n in gauges.items()))
 
     async def _models(self, _: web.Request) -> web.Response:
         entry: Json = {"id": self.model, "object": "model", "owned_by": "scripted"}
@@ -287,10 +281,10 @@ class Scripted:
             "completion_tokens": count,
             "total_tokens": prompt_tokens + count,
         }
-        async with self._turn():
+        async with self._turn() as latency_s:
             if body.get("stream"):
-                return await self._stream(request, top, message, kept, finish_reason, usage)
-            await asyncio.sleep(self.latency_s)
+                return await self._stream(request, top, message, kept, finish_reason, usage, latency_s)
+            await asyncio.sleep(latency_s)
         whole = {"role": "assistant", **message, "content": "".join(kept) if "content" in message else None}
         choice = {"index": 0, "message": whole, "finish_reason": finish_reason}
         answer = {**top, "object": "chat.completion", "choices": [choice], "usage": usage}
@@ -306,6 +300,7 @@ class Scripted:
         pieces: list[str],
         finish_reason: str,
         usage: Json,
+        latency_s: float,
     ) -> web.StreamResponse:
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
         await response.prepare(request)
@@ -319,7 +314,7 @@ class Scripted:
 
         await send({"role": "assistant", "content": None})
         for piece in pieces:
-            await asyncio.sleep(self.latency_s / len(pieces))
+            await asyncio.sleep(latency_s / len(pieces))
             await send({"content": piece})
         for index, call in enumerate(message.get("tool_calls") or []):
             await send({"tool_calls": [{"index": index, **call}]})
@@ -349,12 +344,22 @@ class Scripted:
         return web.json_response({"error": {"code": status, "message": message, "type": kind}}, status=status)
 
     @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        """One of the slots."""
+    async def _turn(self) -> AsyncIterator[float]:
+        """One of the slots; says how many seconds an answer takes now."""
         if self._slots is None:
             raise RuntimeError("Scripted.application() has not been called")
-        async with self._slots:
-            yield
+        self.waiting += 1
+        try:
+            await self._slots.acquire()
+        finally:
+            self.waiting -= 1
+        self.working += 1
+        try:
+            crowd = self.working / self.degrades_past if self.degrades_past else 0.0
+            yield self.latency_s * max(1.0, crowd) ** 2
+        finally:
+            self.working -= 1
+            self._slots.release()
 
 
 def main() -> None:
@@ -367,6 +372,10 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64, help="most tokens of an answer")
     parser.add_argument("--slots", type=int, default=256, help="requests worked on at once")
     parser.add_argument("--context", type=int, default=4096, help="context length, tokens")
+    parser.add_argument("--degrades-past", type=int, default=0, help="beyond so many at once all get slower")
+    parser.add_argument("--keep", type=int, default=10_000, help="requests remembered")
+    parser.add_argument("--bodies", type=int, default=1, help="0: they are remembered without their bodies")
+    parser.add_argument("--record", default="", help="a file that gets a line at each beginning and end")
     given = parser.parse_args()
 
     async def serve() -> None:
@@ -375,7 +384,9 @@ def main() -> None:
             latency_s=given.latency,
             tokens=given.tokens,
             slots=given.slots,
+            degrades_past=given.degrades_past,
             context_length=given.context,
+            memory=Memory(given.keep, bodies=bool(given.bodies), record=given.record),
         )
         await server.start(given.port, given.host)
         print(server.url, flush=True)

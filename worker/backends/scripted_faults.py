@@ -5,17 +5,24 @@ A fault is an object `{"fault": NAME, …}`:
     {"fault": "status", "status": 503, "body": …, "headers": {"Retry-After": "2"}}
     {"fault": "html"} · {"fault": "garbage"} · {"fault": "wrong_type"} · {"fault": "json", "body": …}
     {"fault": "half_body"} · {"fault": "close"} · {"fault": "close_mid_stream", "text": "half of"}
-    {"fault": "hang"} · {"fault": "drip", "seconds": 0.1} · {"fault": "huge", "bytes": 1073741824}
+    {"fault": "wrong_length", "bytes": -20}             says so many bytes more or less than it sends
+    {"fault": "hang"}                                   before the headers
+    {"fault": "drip", "seconds": 0.1, "pieces": 50}     a piece now and then, for ever or until it is whole
+    {"fault": "huge", "bytes": 1073741824}
     {"fault": "events", "text": "data: …\n\n"}          a stream of exactly these bytes
     {"fault": "content", "content": "…"}                no fault: this text instead of the echo
     {"fault": "message", "message": {"tool_calls": …}}  no fault: this assistant message
 
-Any of them may say `"times"` (how often; default 1, -1 always), `"path"` (default /v1/chat/completions) and
-`"request_id"` (only for the request with this `x-request-id`).
+Any of them may say `"times"` (how often; default 1, -1 always), `"for_s"` (seconds from now after which it is
+over; without "times" it happens always until then), `"after_s"` (seconds a request lives before it happens),
+`"path"` (default /v1/chat/completions) and `"request_id"` (only for the request with this `x-request-id`).
 """
 
 import asyncio
+import itertools
 import json
+import math
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Self
@@ -38,6 +45,7 @@ class Fault:
         times: how often it is still to happen; negative: always.
         path: requests it applies to.
         request_id: the one request it applies to; "" for any.
+        until_s: `time.monotonic()` after which it is over.
     """
 
     name: str
@@ -45,6 +53,7 @@ class Fault:
     times: int = 1
     path: str = CHAT
     request_id: str = ""
+    until_s: float = math.inf
 
     @classmethod
     def parse(cls, given: Json) -> Self:
@@ -56,7 +65,15 @@ class Fault:
         name = given.get("fault")
         if name not in {*_FAULTS, "content", "message"}:
             raise ValueError(f"{name!r} is not a fault; known are {', '.join(_FAULTS)}, content, message")
-        return cls(name, given, given.get("times", 1), given.get("path", CHAT), given.get("request_id", ""))
+        for_s = given.get("for_s")
+        return cls(
+            name,
+            given,
+            given.get("times", 1 if for_s is None else -1),
+            given.get("path", CHAT),
+            given.get("request_id", ""),
+            math.inf if for_s is None else time.monotonic() + for_s,
+        )
 
     @property
     def reply(self) -> Json | None:
@@ -65,6 +82,11 @@ class Fault:
             return {"content": self.given["content"]}
         return self.given["message"] if self.name == "message" else None
 
+    @property
+    def over(self) -> bool:
+        """Whether its time has passed."""
+        return time.monotonic() > self.until_s
+
     def applies_to(self, path: str, request_id: str) -> bool:
         """Whether a request meets this fault."""
         return path == self.path and self.request_id in {"", request_id}
@@ -72,6 +94,7 @@ class Fault:
 
 async def commit(fault: Fault, request: web.Request) -> web.StreamResponse:
     """Do it."""
+    await asyncio.sleep(fault.given.get("after_s", 0.0))
     return await _FAULTS[fault.name](fault.given, request)
 
 
@@ -106,6 +129,18 @@ async def _half_body(_: Json, request: web.Request) -> web.StreamResponse:
     return _hang_up(request, response)
 
 
+async def _wrong_length(given: Json, request: web.Request) -> web.StreamResponse:
+    whole = json.dumps(_completion("Hello to you")).encode()
+    length = len(whole) + given.get("bytes", -20)
+    headers = {"content-type": "application/json", "content-length": str(length)}
+    response = web.StreamResponse(headers=headers)
+    await response.prepare(request)
+    await response.write(whole[:length])
+    if request.transport is not None:
+        request.transport.write(whole[length:])
+    return _hang_up(request, response)
+
+
 async def _close(_: Json, request: web.Request) -> web.StreamResponse:
     return _hang_up(request, web.Response())
 
@@ -131,11 +166,19 @@ async def _hang(_: Json, __: web.Request) -> web.StreamResponse:
 
 
 async def _drip(given: Json, request: web.Request) -> web.StreamResponse:
-    response = web.StreamResponse(headers={"content-type": "application/json"})
-    await response.prepare(request)
-    while True:
-        await response.write(b" ")
+    streamed = (await request.json()).get("stream")
+    if streamed:
+        response = await _event_stream(request)
+    else:
+        response = web.StreamResponse(headers={"content-type": "application/json"})
+        await response.prepare(request)
+    for number in itertools.count() if given.get("pieces") is None else range(given["pieces"]):
+        event = {"choices": [{"index": 0, "delta": {"content": f"{number} "}, "finish_reason": None}]}
+        await response.write(b"data: %s\n\n" % json.dumps(event).encode() if streamed else b" ")
         await asyncio.sleep(given.get("seconds", 0.05))
+    await response.write(b"data: [DONE]\n\n" if streamed else json.dumps(_completion("At last")).encode())
+    await response.write_eof()
+    return response
 
 
 async def _huge(given: Json, request: web.Request) -> web.StreamResponse:
@@ -154,6 +197,11 @@ async def _event_stream(request: web.Request) -> web.StreamResponse:
     return response
 
 
+def _completion(text: str) -> Json:
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    return {"object": "chat.completion", "choices": [choice]}
+
+
 def _hang_up(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
     if request.transport is not None:
         request.transport.close()
@@ -167,6 +215,7 @@ _FAULTS: dict[str, Callable[[Any, web.Request], Awaitable[web.StreamResponse]]] 
     "wrong_type": _wrong_type,
     "json": _json,
     "half_body": _half_body,
+    "wrong_length": _wrong_length,
     "close": _close,
     "close_mid_stream": _close_mid_stream,
     "events": _events,

@@ -5,13 +5,16 @@ as many requests as fit its memory without saying how many that is.
 """
 
 import asyncio
+import re
 from collections.abc import Sequence
 
 from worker.backends.base import Capabilities, Json, Readiness, State
 from worker.backends.kinds import PROBE_TIMEOUT_S, choose_model, health_page
 from worker.backends.openai_compatible import OpenAIClient
+from worker.backends.runaway import may_run_away
 
 _TOKENIZE_AT_ONCE = 8
+_WAITING = re.compile(rb"^vllm:num_requests_waiting(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 
 
 class Vllm:
@@ -60,9 +63,15 @@ class Vllm:
 
         return await asyncio.gather(*map(count, texts))
 
+    async def queued(self, client: OpenAIClient) -> int | None:
+        """From /metrics, all engines together; None behind a proxy without that page."""
+        page = await client.get("/metrics", PROBE_TIMEOUT_S)
+        found = _WAITING.findall(page.body) if page.status == 200 else []
+        return int(sum(map(float, found))) if found else None
+
     def needs_stream(self, capabilities: Capabilities, request: Json) -> bool:
-        """Never: it watches the connection."""
-        return False
+        """True for answers that may run away; it does not stream the prompt's own probabilities."""
+        return may_run_away(request) and request.get("prompt_logprobs") is None
 
     def takes_one_at_a_time(self, capabilities: Capabilities) -> bool:
         """Never: it batches."""

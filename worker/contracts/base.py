@@ -101,16 +101,16 @@ class Options(Contract):
 
     Attributes:
         deadline_s: seconds from enqueueing to the answer; None waits as long as it takes.
-        idempotency_key: the same key submitted again is the same task.
+        idempotency_key: the same key submitted again gets the first one's result.
         tenant: whose task this is.
-        cache: whether an earlier answer to the same question may be returned.
+        cache: whether the answer to the same request of another task, done or under way, will do.
         stream: whether output is also written to the Redis stream of the task.
     """
 
     deadline_s: float | None = Field(default=None, gt=0, le=30 * 86400)
     idempotency_key: str | None = Field(default=None, min_length=1, max_length=255)
     tenant: str | None = Field(default=None, min_length=1, max_length=255)
-    cache: bool = True
+    cache: bool = False
     stream: bool = False
 
 

@@ -25,7 +25,9 @@ from typing import Any
 from billiard.einfo import ExceptionInfo
 from billiard.exceptions import SoftTimeLimitExceeded, Terminated
 from celery.concurrency.base import BasePool
+from celery.signals import worker_shutting_down
 from celery.utils.log import get_logger
+from celery.worker import state as worker_state
 from kombu.asynchronous import Hub
 
 from worker.execution.bridge import drive, process_loop
@@ -143,6 +145,8 @@ class TaskPool(BasePool):
         self._jobs: set[Job] = set()
         self._reports: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._drain_is_due = False
+        self._signals = 0
+        worker_shutting_down.connect(self._count_signal)
 
     def register_with_event_loop(self, loop: Hub) -> None:
         """Celery's hub: reports are delivered by it. Called again after every reconnect."""
@@ -201,12 +205,18 @@ class TaskPool(BasePool):
         """Nothing here: Celery also calls `Job.terminate`, which names one task and not the process."""
 
     def on_stop(self) -> None:
-        """Deliver what running tasks report until none is left.
+        """Deliver what running tasks report until none is left, or the grace period is over.
 
-        Also called inside a signal handler at cold shutdown, after every task was cancelled. A task that
-        ignores its cancellation is left behind; its message is delivered again.
+        What still runs then is cancelled and reports nothing: its message goes back to its queue. A second
+        signal ends the grace period, and at cold shutdown there is none; that calls this inside a signal
+        handler. A task that ignores its cancellation is left behind.
         """
+        grace_ends = time.monotonic() + self.app.conf.shutdown_grace_s
         while any(not job.is_stuck for job in tuple(self._jobs)) or not self._reports.empty():
+            hurry = worker_state.should_terminate is not None or self._signals > 1
+            if hurry or time.monotonic() > grace_ends:
+                for job in tuple(self._jobs):
+                    job.drop()
             try:
                 self._deliver(self._reports.get(timeout=0.1))
             except Empty:
@@ -214,9 +224,11 @@ class TaskPool(BasePool):
 
     def on_terminate(self) -> None:
         """End every task that is still there without a report: its message stays with the broker."""
-        for job in tuple(self._jobs):
-            job.drop()
+        self._signals += 2
         self.on_stop()
+
+    def _count_signal(self, **_: Any) -> None:
+        self._signals += 1
 
     def _get_info(self) -> dict[str, Any]:
         info = super()._get_info()  # type: ignore[misc]  # missing in the stubs

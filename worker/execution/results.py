@@ -1,40 +1,30 @@
-"""Celery's Redis result store, without blocking the loop.
+"""Celery's Redis result store, without blocking the loop and without a second outcome.
 
-A task's result is one script call: store it, unless a SUCCESS is there already (Celery's own rule, which
-costs it a second round trip), and publish it to whoever waits. While Redis is away the result is held and
-tried again; the task stays in flight until it is stored.
+A task's state goes through one script (`lua/store.lua`): refused where the task has its outcome or another
+delivery runs it, else stored and published to whoever waits. While Redis is away it is held and tried again;
+the task stays in flight until it is stored.
 """
 
+import os
 from typing import Any
 
 from celery.backends.redis import RedisBackend, SentinelBackend
-from celery.states import READY_STATES
+from celery.states import FAILURE
 from celery.utils.log import get_logger
-from redis.asyncio import Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
-from worker.execution.bridge import can_sleep, off_loop, wait_for
+from worker.delivery.ledger import Ledger, persist
+from worker.execution.bridge import off_loop, wait_for
+from worker.execution.inbox import DELIVERY
 
 logger = get_logger(__name__)
 
-#: KEYS: the result's key. ARGV: value, seconds to live, 1 if it is final. The status is the first member that
-#: Celery writes. Progress that was under way when the task ended (revoked, say) comes too late.
-STORE = """
-local status = string.match(redis.call('GETRANGE', KEYS[1], 0, 31), '^{"status": "(%u+)"')
-if status == 'SUCCESS' then return 0 end
-if ARGV[3] == '0' and (status == 'FAILURE' or status == 'REVOKED') then return 0 end
-redis.call('SETEX', KEYS[1], ARGV[2], ARGV[1])
-redis.call('PUBLISH', KEYS[1], ARGV[1])
-return 1
-"""
+_STALE = -1
 
 
 class _LoopFriendly:
     """The parts of the store that would wait for Redis on the loop's thread; mixed into Celery's backend."""
 
-    _redis: Redis | None = None
+    _ledger: tuple[int, Ledger] | None = None
 
     def _store_result(
         self,
@@ -45,41 +35,47 @@ class _LoopFriendly:
         request: Any = None,
         **kwargs: Any,
     ) -> Any:
-        if not can_sleep():
-            return super()._store_result(  # type: ignore[misc]
-                task_id, result, state, traceback=traceback, request=request, **kwargs
-            )
-        meta = self._get_result_meta(  # type: ignore[attr-defined]
-            result=result, state=state, traceback=traceback, request=request
-        )
-        meta["task_id"] = task_id
-        key = self.get_key_for_task(task_id)  # type: ignore[attr-defined]
-        value, ttl_s = self.encode(meta), int(self.expires)  # type: ignore[attr-defined]
-        wait_for(self._store(key, [value, ttl_s, int(state in READY_STATES)]))
+        value, ttl_s = self._encoded(task_id, result, state, traceback, request), int(self.expires)  # type: ignore[attr-defined]
+        token = _token_of(request)
+        if wait_for(persist(lambda: self.ledger.store(task_id, token, value, ttl_s))) == _STALE:
+            logger.warning("Refused %s of task %s: another worker runs it by now", state, task_id)
         return result
 
     def on_chord_part_return(self, *args: Any, **kwargs: Any) -> Any:
         """Count a finished part of a chord, and send its callback after the last one."""
         return off_loop(super().on_chord_part_return, *args, **kwargs)  # type: ignore[misc]
 
-    async def _store(self, key: bytes, arguments: list[str | int]) -> None:
-        """Store and publish one result, for as long as it takes."""
-        if self._redis is None:
-            self._redis = self.app.conf.redis_address.connect()  # type: ignore[attr-defined]
-            self._script = self._redis.register_script(STORE)
-        async for attempt in AsyncRetrying(
-            retry=retry_if_exception_type((RedisConnectionError, RedisTimeoutError, OSError)),
-            wait=wait_random_exponential(multiplier=0.1, max=5),
-            before_sleep=_say_that_it_is_held,
-        ):
-            with attempt:
-                await self._script(keys=[key], args=arguments)
+    @property
+    def ledger(self) -> Ledger:
+        """For this process's loop."""
+        pid = os.getpid()
+        if self._ledger is None or self._ledger[0] != pid:
+            self._ledger = pid, Ledger(self.app.conf.redis_address.connect())  # type: ignore[attr-defined]
+        return self._ledger[1]
+
+    def bury(self, error: Exception, request: Any) -> None:
+        """Store the failure of a task and keep its message as a dead letter, both or neither.
+
+        Args:
+            error: how the task ends; its message is the reason.
+            request: of the task.
+        """
+        encoded = self._encoded(request.id, self.prepare_exception(error), FAILURE, None, request)  # type: ignore[attr-defined]
+        token, ttl_s = _token_of(request), int(self.expires)  # type: ignore[attr-defined]
+        wait_for(persist(lambda: self.ledger.bury(token, str(error), encoded, ttl_s)))
+
+    def _encoded(self, task_id: str, result: Any, state: str, traceback: str | None, request: Any) -> str:
+        meta = self._get_result_meta(  # type: ignore[attr-defined]
+            result=result, state=state, traceback=traceback, request=request
+        )
+        meta["task_id"] = task_id
+        return str(self.encode(meta))  # type: ignore[attr-defined]
 
 
-def _say_that_it_is_held(state: RetryCallState) -> None:
-    if state.attempt_number in {1, 10} or state.attempt_number % 100 == 0:
-        error = state.outcome.exception() if state.outcome else None
-        logger.warning("A result is held until Redis is back (attempt %d): %s", state.attempt_number, error)
+def _token_of(request: Any) -> str:
+    """Of the delivery a request came by; "" where it came by none."""
+    properties = getattr(request, "properties", None) or {}
+    return str(properties.get(DELIVERY, {}).get("token", ""))
 
 
 class ResultStore(_LoopFriendly, RedisBackend):

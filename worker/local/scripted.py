@@ -17,15 +17,17 @@ class LocalScripted(Child):
 
     Args:
         kind: whose manners it has.
-        options: more options of `python -m worker.backends.scripted`, for example `slots=4`.
+        options: more options of `python -m worker.backends.scripted`, for example `slots=4` or `record=path`.
         latency_s: seconds each answer takes.
     """
 
-    def __init__(self, kind: ScriptedKind = "llamacpp", *, latency_s: float = 0.0, **options: int) -> None:
+    def __init__(
+        self, kind: ScriptedKind = "llamacpp", *, latency_s: float = 0.0, **options: int | str
+    ) -> None:
         port = free_port()
         self.url = f"http://{HOST}:{port}"
         given = {"kind": kind, "port": port, "latency": latency_s, **options}
-        flags = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+        flags = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
         super().__init__("scripted", [sys.executable, "-m", "worker.backends.scripted", *flags])
 
     def wait_ready(self, timeout_s: float = _START_TIMEOUT_S) -> None:

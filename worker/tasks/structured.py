@@ -10,6 +10,7 @@ from worker.tasks.base import Work
 from worker.tasks.budget import answer_room
 from worker.tasks.prompts import prompt
 from worker.tasks.schemas import Schema, parse_json
+from worker.tasks.whole import PENALTY, ran_away, runaway
 
 #: Tokens an answer may have where the caller sets no limit. There is always one: a small model can repeat
 #: itself inside a string or an array for ever, and a grammar does not stop it.
@@ -56,27 +57,34 @@ async def ask_json(work: Work, asked: Asked) -> Answer:
     """Ask with constrained decoding, validate, and repair what is not valid.
 
     An answer cut off at its token limit is asked for again with twice the limit, unless the caller set it.
+    One that ran away is asked for again as at first, with a penalty on repetition.
 
     Raises:
         OutputInvalid: with the reason of the last attempt.
+        OutputRunaway: the last attempt repeats itself without end.
         ContextLengthExceeded: the messages leave no room for an answer.
     """
     capabilities = await work.capabilities()
     constraints = _constraints(work, asked.schema, capabilities)
     limit = asked.sampling.get("max_tokens", _DEFAULT_ANSWER_TOKENS)
-    messages = list(asked.messages)
+    messages, sampling = list(asked.messages), asked.sampling
     reason = ""
     for attempt in range(1, asked.max_repairs + 2):
         work.check_deadline()
         room = await answer_room(work, messages, limit, capabilities.context_length)
-        request = {**asked.sampling, "messages": messages, "max_tokens": room}
+        request = {**sampling, "messages": messages, "max_tokens": room}
         reply = await _ask_constrained(work, request, constraints)
         data, reason = _judge(reply, asked.schema, room)
         if not reason:
             return Answer(data, attempt, reply)
         if reply.finish_reason == "length" and "max_tokens" not in asked.sampling:
             limit *= 2
-        messages = [*asked.messages, *_repair(reply.text, reason, asked.language)]
+        if ran_away(reply):  # shown its own loop, a model goes on with it
+            messages, sampling = list(asked.messages), {**PENALTY, **asked.sampling}
+        else:
+            messages = [*asked.messages, *_repair(reply.text, reason, asked.language)]
+    if ran_away(reply):
+        raise runaway(reply)
     attempts = f"{attempt} attempts" if attempt > 1 else "1 attempt"
     raise OutputInvalid(f"The answer does not satisfy the schema after {attempts}: {reason}.")
 
@@ -105,15 +113,15 @@ async def _ask_constrained(work: Work, request: Json, constraints: list[Json]) -
 
 def _judge(reply: Reply, schema: Schema, room: int) -> tuple[Any, str]:
     """The data of an answer and what is wrong with it, "" where it is valid."""
-    cut = reply.finish_reason == "length"
+    cut = "it repeats itself without end" if ran_away(reply) else ""
+    if reply.finish_reason == "length":
+        cut = f"it was cut off after {room} tokens; raise max_tokens or ask for less"
     try:
         data = parse_json(reply.text)
     except ValueError as error:
-        if cut:
-            return None, f"it was cut off after {room} tokens; raise max_tokens or ask for less"
-        return None, f"it is not JSON: {error}"
-    if cut and not isinstance(data, dict | list):
-        return None, f"it was cut off after {room} tokens; raise max_tokens"
+        return None, cut or f"it is not JSON: {error}"
+    if cut and not isinstance(data, dict | list):  # half a number is a number too
+        return None, cut
     return data, schema.problem(data) or ""
 
 

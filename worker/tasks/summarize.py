@@ -12,6 +12,7 @@ from worker.tasks.budget import ASSUMED_CONTEXT, text_budget
 from worker.tasks.language import language_of
 from worker.tasks.longtext import Steps, at_once, map_calls, split
 from worker.tasks.prompts import ask, prompt
+from worker.tasks.whole import ask_whole
 from worker.tasks.words import count_words, cut_words, drop_cut_end
 
 #: Room for a word in any of the languages, tokens; English needs 1.3, Polish with an English tokenizer 3.
@@ -71,6 +72,7 @@ class _Summarizer:
 
         Raises:
             OutputInvalid: the model says nothing, or does not shorten.
+            OutputRunaway: it repeats itself without end.
         """
         steps = Steps(self.work)
         prompt_name = "summarize"
@@ -108,7 +110,7 @@ class _Summarizer:
             "max_tokens": min(most_tokens, self.sampling.get("max_tokens", most_tokens)),
             "messages": ask(prompt(prompt_name, self.language).fill(max_words=words), text),
         }
-        reply = await self.work.chat(request, on_chunk)
+        reply = await ask_whole(self.work, request, on_chunk)
         summary = reply.text.strip()
         if not summary:
             raise OutputInvalid("The model answered with nothing.", "Raise max_tokens, or use another model.")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from worker.backends import create_backend, fleet
+from worker.backends import create_backend, fleet, watch
 from worker.backends.base import Backend, BackendOptions
 from worker.backends.scripted import Scripted
 
@@ -36,7 +36,8 @@ async def connect() -> AsyncIterator[BackendFactory]:
 
 @pytest.fixture
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waits between attempts of milliseconds."""
+    """Waits of milliseconds between attempts and for servers that were put aside."""
+    monkeypatch.setattr(watch, "PROBE_EVERY_S", 0.002)
     monkeypatch.setattr(fleet, "LEAST_WAIT_S", 0.001)
     monkeypatch.setattr(fleet, "MOST_WAIT_S", 0.002)
 

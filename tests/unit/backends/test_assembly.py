@@ -10,7 +10,7 @@ def chunk(delta: dict[str, Any], index: int = 0, **fields: Any) -> dict[str, Any
 def assemble(*events: dict[str, Any]) -> dict[str, Any]:
     assembly = Assembly()
     for event in events:
-        list(assembly.add(event))
+        assembly.add(event)
     return assembly.body()
 
 
@@ -31,6 +31,13 @@ def test_text_usage_and_ending_make_a_chat_completion() -> None:
         "usage": {"total_tokens": 3},
         "choices": choices,
     }
+
+
+def test_what_the_server_says_of_its_end_is_kept() -> None:
+    body = assemble(
+        chunk({"content": "a"}, stop_reason=None), chunk({}, finish_reason="stop", stop_reason="b")
+    )
+    assert body["choices"][0]["stop_reason"] == "b"
 
 
 def test_tool_calls_are_put_together_by_their_index() -> None:
@@ -77,7 +84,46 @@ def test_reasoning_and_log_probabilities_are_kept() -> None:
 def test_it_knows_when_every_choice_has_ended() -> None:
     assembly = Assembly()
     assert not assembly.finished
-    list(assembly.add(chunk({"content": "a"})))
+    assembly.add(chunk({"content": "a"}))
     assert not assembly.finished
-    list(assembly.add(chunk({}, finish_reason="length")))
+    assembly.add(chunk({}, finish_reason="length"))
     assert assembly.finished
+
+
+def test_a_text_that_runs_away_ends_there() -> None:
+    assembly = Assembly()
+    given = [piece.text for _ in range(2000) for piece in assembly.add(chunk({"content": "again "}))]
+    assert assembly.ran_away
+    (choice,) = assembly.body()["choices"]
+    assert choice["finish_reason"] == "repetition"
+    assert choice["message"]["content"] == "".join(given)
+    assert 2000 <= len(choice["message"]["content"]) < 2300
+
+
+def test_reasoning_and_the_arguments_of_tools_are_watched_too() -> None:
+    blanks = {"tool_calls": [{"index": 0, "function": {"name": "f", "arguments": "\n" * 700}}]}
+    for delta in ({"reasoning_content": "Wait. " * 500}, blanks):
+        assembly = Assembly()
+        assembly.add(chunk(delta))
+        assert assembly.ran_away
+        assert assembly.body()["choices"][0]["finish_reason"] == "repetition"
+
+
+def test_a_choice_that_runs_away_does_not_end_the_others() -> None:
+    assembly = Assembly()
+    assembly.add(chunk({"content": "Once"}, index=1))
+    assembly.add(chunk({"content": "again " * 500}, index=0))
+    assert not assembly.ran_away
+    assert assembly.add(chunk({"content": "again"}, index=0, finish_reason="length")) == []
+    assembly.add(chunk({"content": " upon"}, index=1, finish_reason="stop"))
+    assert assembly.ran_away
+    choices = assembly.body()["choices"]
+    assert [choice["finish_reason"] for choice in choices] == ["repetition", "stop"]
+    assert choices[1]["message"]["content"] == "Once upon"
+
+
+def test_an_answer_that_ends_by_itself_is_not_cut() -> None:
+    assembly = Assembly()
+    assembly.add(chunk({"content": "again " * 500}, finish_reason="stop"))
+    assert not assembly.ran_away
+    assert assembly.body()["choices"][0]["finish_reason"] == "stop"

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from worker.backends import fleet, gate
+from worker.backends import server as server_module
+from worker.backends import watch
 from worker.backends.base import Backend, CallContext, Capabilities, State
 from worker.backends.fleet import weakest
+from worker.backends.lanes import Lane
 from worker.backends.scripted import Scripted
 from worker.errors import BackendRejected, BackendUnavailable, DeadlineExceeded
 
@@ -27,8 +29,8 @@ def within(seconds: float) -> CallContext:
 @pytest.fixture
 def eager_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Servers that are down are asked again after milliseconds."""
-    monkeypatch.setattr(fleet, "PROBE_EVERY_S", 0.02)
-    monkeypatch.setattr(fleet, "MOST_PROBE_EVERY_S", 0.02)
+    monkeypatch.setattr(watch, "PROBE_EVERY_S", 0.02)
+    monkeypatch.setattr(watch, "MOST_PROBE_EVERY_S", 0.02)
 
 
 @pytest.fixture
@@ -130,10 +132,10 @@ class TestGate:
             await backend.capabilities(CALL)
             lent = backend._gate
             down, up = lent.servers
-            backend._set_down(down, "gone")
-            patient = asyncio.create_task(lent.take(only=down))
+            backend._watcher._set_down(down, "gone")
+            patient = asyncio.create_task(lent.take(Lane.DEFAULT, only=down))
             await asyncio.sleep(0)
-            assert await lent.take() is up
+            assert (await lent.take(Lane.DEFAULT)).server is up
             patient.cancel()
 
 
@@ -276,7 +278,7 @@ class TestReadiness:
     async def test_a_full_server_costs_no_attempts(
         self, server: Scripted, connect: Connect, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(gate, "MOST_REST_S", 0.01)
+        monkeypatch.setattr(server_module, "MOST_REST_S", 0.01)
         server.script({"fault": "status", "status": 503, "times": 12})
         assert (await connect(server).chat(HELLO, CALL)).attempts == 13
 

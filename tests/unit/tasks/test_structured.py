@@ -4,7 +4,13 @@ import json
 
 import pytest
 
-from worker.errors import BackendRejected, ContextLengthExceeded, InvalidTask, OutputInvalid
+from worker.errors import (
+    BackendRejected,
+    ContextLengthExceeded,
+    InvalidTask,
+    OutputInvalid,
+    OutputRunaway,
+)
 
 SCHEMA = {
     "type": "object",
@@ -116,6 +122,42 @@ async def test_a_number_cut_in_the_middle_is_not_taken_for_the_answer(run_task, 
     backend = scripted([("12", "length")])
     with pytest.raises(OutputInvalid, match="cut off"):
         await extract(run_task, backend, schema={"type": "integer"}, max_repairs=0)
+
+
+RUNAWAY = ('{"name": "Ada Ada Ada Ada', "repetition")
+
+
+async def test_an_answer_that_ran_away_is_asked_for_again_with_a_penalty_on_repetition(run_task, scripted):
+    backend = scripted([RUNAWAY, GOOD])
+    assert (await extract(run_task, backend))["attempts"] == 2
+    first, second = backend.requests
+    assert second == {**first, "frequency_penalty": 0.5}
+
+
+async def test_the_callers_own_penalty_stays(run_task, scripted):
+    backend = scripted([RUNAWAY, GOOD])
+    await extract(run_task, backend, frequency_penalty=0.1)
+    assert backend.requests[1]["frequency_penalty"] == 0.1
+
+
+async def test_an_answer_that_runs_away_every_time_is_named_so(run_task, scripted):
+    backend = scripted([RUNAWAY] * 3)
+    with pytest.raises(OutputRunaway, match=r"repeats itself without end: ….*Ada Ada.* frequency_penalty"):
+        await extract(run_task, backend)
+    assert len(backend.requests) == 3
+
+
+async def test_a_valid_answer_followed_by_blanks_without_end_counts(run_task, scripted):
+    result = await extract(run_task, scripted([(GOOD + "\n" * 500, "repetition")]))
+    assert result["data"] == {"name": "Ada", "age": 36}
+    assert result["meta"]["finish_reason"] == "repetition"
+
+
+async def test_a_number_that_never_ended_is_not_taken_for_the_answer(run_task, scripted):
+    with pytest.raises(OutputRunaway):
+        await extract(
+            run_task, scripted([("1" * 100, "repetition")]), schema={"type": "integer"}, max_repairs=0
+        )
 
 
 async def test_the_answer_is_given_what_the_context_leaves(run_task, scripted):

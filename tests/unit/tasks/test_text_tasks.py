@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from worker.errors import BackendUnavailable, DeadlineExceeded, InvalidTask, OutputInvalid
+from worker.errors import BackendUnavailable, DeadlineExceeded, InvalidTask, OutputInvalid, OutputRunaway
 from worker.tasks.keywords import rank
 from worker.tasks.normalize import confidence
 from worker.tasks.structured import Answer
@@ -74,6 +74,32 @@ async def test_no_request_is_longer_than_the_context(run_task, scripted, capabil
 async def test_a_summary_is_never_longer_than_asked(run_task, scripted):
     result = await run_task(scripted(["word " * 500]), "text.summarize", text="a b " * 300, max_length=20)
     assert result["summary_length"] == 20
+
+
+RUNAWAY = ("Glass is made. Glass is made. Glass is", "repetition")
+
+
+async def test_a_summary_that_ran_away_is_asked_for_once_more_with_a_penalty(run_task, scripted):
+    backend = scripted([RUNAWAY, "Glass is made."])
+    result = await run_task(backend, "text.summarize", text="a b " * 300)
+    assert result["summary"] == "Glass is made."
+    assert result["meta"]["attempts"] == 2
+    first, second = backend.requests
+    assert second == {**first, "frequency_penalty": 0.5}
+
+
+@pytest.mark.parametrize(("sampling", "calls"), [({}, 2), ({"frequency_penalty": 1.0}, 1)])
+async def test_half_a_loop_is_no_summary(run_task, scripted, sampling, calls):
+    backend = scripted([RUNAWAY] * calls)
+    with pytest.raises(OutputRunaway, match=r"Glass is made\. Glass is"):
+        await run_task(backend, "text.summarize", text="a b " * 300, **sampling)
+    assert len(backend.requests) == calls
+
+
+async def test_a_chat_that_ran_away_keeps_what_came(run_task, scripted):
+    result = await run_task(scripted([RUNAWAY]), "llm.chat", messages=[{"role": "user", "content": "Go on."}])
+    assert result["choices"][0]["message"]["content"] == RUNAWAY[0]
+    assert result["choices"][0]["finish_reason"] == result["meta"]["finish_reason"] == "repetition"
 
 
 async def test_a_summary_the_limit_cut_off_ends_with_a_whole_word(run_task, scripted):

@@ -1,0 +1,1 @@
+"""Why nothing is lost or done twice: reserve, lease, claim, dead letters. See docs/guarantees.md."""

@@ -1,0 +1,25 @@
+"""The names of what delivery keeps in Redis, for those who read it; `lua/common.lua` says what each holds."""
+
+HELD = "kc:held"
+DELAYED = "kc:delayed"
+DEAD = "kc:dead"
+DEAD_ENTRIES = "kc:dead:entries"
+WORKERS = "kc:workers"
+SUSPECTS = "kc:suspects:%d"
+RESULT = "celery-task-meta-%s"
+
+#: Task ids are published here when they are cancelled.
+CANCEL_CHANNEL = "kc:cancel"
+
+#: As kombu names the list of a queue for each of its four priorities, 0 first (`Channel._q_for_pri`).
+PRIORITY_SUFFIXES = ("", "\x06\x163", "\x06\x166", "\x06\x169")
+
+
+def lists_of(queue: str) -> list[str]:
+    """The Redis lists of a queue, the most urgent first."""
+    return [queue + suffix for suffix in PRIORITY_SUFFIXES]
+
+
+def queue_of(list_name: str) -> str:
+    """The queue a Redis list belongs to."""
+    return list_name.split("\x06", 1)[0]

@@ -1,0 +1,260 @@
+"""Every change delivery makes in Redis, each one script: it happens as a whole or not at all."""
+
+import asyncio
+import json
+import logging
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any, Literal, TypeVar
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from worker.delivery import keys
+
+Mark = Literal["", "done", "dead"]
+Json = dict[str, Any]
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between attempts while Redis is away: the first wait, and the longest.
+_RETRY_S, _MOST_RETRY_S = 0.2, 3.0
+#: Results may be long: as many as this travel together.
+_STATES_AT_ONCE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message in the hands of this process.
+
+    Attributes:
+        token: names this delivery; a later one of the same task has a higher number.
+        task_id: Celery's task id.
+        queue: the queue it came from.
+        raw: the message.
+        mark: "" to run it, "done" where its task has an outcome already (a chord may not know), "dead" where
+            it had too many deliveries without one.
+        deaths: workers that died with it.
+        tries: times it was put off to be tried again.
+        waited_s: seconds since it was first taken from its queue.
+    """
+
+    token: str
+    task_id: str
+    queue: str
+    raw: bytes
+    mark: Mark
+    deaths: int
+    tries: int
+    waited_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What one visit to the queues brought.
+
+    Attributes:
+        deliveries: the messages.
+        more: whether there was more to take.
+        now_s: Redis' clock, Unix seconds.
+        due_in_s: seconds until the next delayed message is due; None where there is none.
+    """
+
+    deliveries: list[Delivery]
+    more: bool
+    now_s: float
+    due_in_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Suspects:
+    """What a worker has in flight of messages that other workers died with.
+
+    Attributes:
+        in_flight: how many.
+        worst: most deaths of one of them.
+        breadth: how many it may have at no death; an eighth of that at one, and so on.
+    """
+
+    in_flight: int
+    worst: int
+    breadth: int
+
+
+class Ledger:
+    """The scripts on one client. Every method raises redis-py's errors.
+
+    Args:
+        client: connected to the Redis of the broker.
+        owner: names this process.
+        lease_s: seconds a delivery stays this process's without being renewed.
+        max_deliveries: workers a task may cost before it is a dead letter.
+    """
+
+    def __init__(self, client: Redis, owner: str = "", lease_s: float = 60, max_deliveries: int = 5) -> None:
+        self.client = client
+        self._owner = owner
+        self._lease_ms = round(lease_s * 1000)
+        self._max_deliveries = max_deliveries
+        self._states: list[tuple[tuple[str | int, ...], asyncio.Future[int]]] = []
+        self._storing: asyncio.Task[None] | None = None
+        self._scripts = {name: client.register_script(source) for name, source in _sources().items()}
+
+    async def reserve(
+        self, lanes: Sequence[Sequence[str]], wanted: int, spare: int, suspects: Suspects
+    ) -> Taken:
+        """Take up to `wanted` messages.
+
+        Args:
+            lanes: queues by lane, the most urgent lane first.
+            wanted: most messages.
+            spare: of those, places the last lane has to leave free.
+            suspects: of this worker now.
+        """
+        lists = [name for lane in lanes for queue in lane for name in keys.lists_of(queue)]
+        shape = json.dumps([*map(len, lanes), len(keys.PRIORITY_SUFFIXES)])
+        now, due, more, found = await self._run(
+            "reserve", lists, self._owner, self._lease_ms, wanted, shape, spare, self._max_deliveries,
+            suspects.in_flight, suspects.worst, suspects.breadth,
+        )  # fmt: skip
+        now_ms, due_ms = int(now), float(due)
+        return Taken(
+            [_delivery(row, now_ms) for row in found],
+            bool(more),
+            now_ms / 1000,
+            max(0.0, (due_ms - now_ms) / 1000) if due_ms else None,
+        )
+
+    async def acknowledge(self, tokens: Sequence[str]) -> int:
+        """End deliveries that are over; returns how many were still held."""
+        return int(await self._run("acknowledge", [], *tokens))
+
+    async def give_back(
+        self, tokens: Sequence[str], note: Json | None = None, *, counts: bool = False
+    ) -> int:
+        """Put messages back in front of their queues; returns how many were still held.
+
+        Args:
+            tokens: of their deliveries.
+            note: for their histories.
+            counts: whether it counts as a delivery without an outcome, as if the worker had died.
+        """
+        line, most = json.dumps(note) if note else "", self._max_deliveries if counts else 0
+        return int(await self._run("give_back", [], line, most, *tokens))
+
+    async def defer(self, token: str, delay_s: float, note: Json) -> bool:
+        """Try a task again in `delay_s` seconds; whether it was still held."""
+        return bool(await self._run("defer", [], token, round(delay_s * 1000), json.dumps(note)))
+
+    async def bury(self, token: str, reason: str, outcome: str = "", ttl_s: int = 0) -> bool:
+        """Keep a message as a dead letter, and store its task's outcome; whether it was still held."""
+        return bool(await self._run("bury", [], token, reason, outcome, ttl_s))
+
+    async def renew(self, tokens: Sequence[str], report: Json, report_ttl_s: float) -> set[str]:
+        """Renew leases and leave a report; returns the tokens this process should no longer run."""
+        lost = await self._run(
+            "renew", [], self._owner, self._lease_ms, json.dumps(report), round(report_ttl_s * 1000), *tokens
+        )
+        return {token.decode() for token in lost}
+
+    async def recover(self, pause_s: float, grace_s: float, most: int = 500) -> int:
+        """Take back what dead workers held; see `lua/recover.lua`."""
+        return int(
+            await self._run(
+                "recover", [], round(pause_s * 1000), round(grace_s * 1000), self._max_deliveries, most
+            )
+        )
+
+    async def store(self, task_id: str, token: str, value: str, ttl_s: int) -> int:
+        """Store a task's state: 1 stored, 0 it has its outcome, -1 another delivery runs it.
+
+        States that come while others are on their way leave together.
+        """
+        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._states.append(((value, ttl_s, task_id, token), answer))
+        if self._storing is None or self._storing.done():
+            self._storing = asyncio.create_task(self._store())
+        return await answer
+
+    async def _store(self) -> None:
+        while self._states:
+            batch = self._states[:_STATES_AT_ONCE]
+            del self._states[:_STATES_AT_ONCE]
+            try:
+                codes = await self._run("store", [], *(part for state, _ in batch for part in state))
+            except (RedisError, OSError) as error:
+                for _, answer in batch:
+                    if not answer.done():
+                        answer.set_exception(error)
+            else:
+                for (_, answer), code in zip(batch, codes, strict=True):
+                    if not answer.done():
+                        answer.set_result(int(code))
+
+    async def cancel(self, task_id: str, value: str, ttl_s: int) -> str:
+        """Cancel a task; "running", "waiting", or the outcome it has already."""
+        where = await self._run("cancel", [keys.RESULT % task_id], value, ttl_s, task_id)
+        return str(where.decode())
+
+    async def replay(self, task_id: str) -> bool:
+        """Put a dead letter back in its queue; whether there was one."""
+        return bool(await self._run("replay", [], task_id))
+
+    async def once(self, name: str, task_id: str, asked: str, ttl_s: int) -> tuple[str, bytes]:
+        """Who does a piece of work, as `lua/once.lua` says; and its outcome where it is done."""
+        said = await self._run("once", [name], task_id, asked, ttl_s)
+        return said[0].decode(), said[1] if len(said) > 1 else b""
+
+    async def leave(self) -> None:
+        """This worker is no more."""
+        await self.client.hdel(keys.WORKERS, self._owner)
+
+    async def _run(self, name: str, names: Sequence[str], *arguments: str | int) -> Any:
+        return await self._scripts[name](keys=list(names), args=list(arguments))
+
+
+async def persist(ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask Redis until it answers: what became of a task is held until it is written."""
+    failures = 0
+    while True:
+        try:
+            return await ask()
+        except (RedisError, OSError) as error:
+            failures += 1
+            if failures in {1, 10} or failures % 100 == 0:
+                logger.warning("An outcome is held until Redis takes it (attempt %d): %s", failures, error)
+        await asyncio.sleep(retry_wait_s(failures))
+
+
+def retry_wait_s(failures: int) -> float:
+    """Seconds before the next attempt: doubling, and random so that workers do not come back together."""
+    return random.uniform(0.5, 1) * min(_MOST_RETRY_S, _RETRY_S * 2.0 ** min(failures, 10))  # noqa: S311
+
+
+@cache
+def _sources() -> dict[str, str]:
+    folder = files(__package__) / "lua"
+    common = (folder / "common.lua").read_text()
+    names = (
+        "reserve", "acknowledge", "give_back", "defer", "bury", "renew", "recover", "store", "cancel",
+        "replay", "once",
+    )  # fmt: skip
+    return {name: common + (folder / f"{name}.lua").read_text() for name in names}
+
+
+def _delivery(row: list[Any], now_ms: int) -> Delivery:
+    token, task_id, list_name, raw, mark, deaths, tries, first = row
+    return Delivery(
+        token.decode(),
+        task_id.decode(),
+        keys.queue_of(list_name.decode()),
+        raw,
+        mark.decode(),
+        deaths,
+        tries,
+        max(0.0, (now_ms - int(first)) / 1000),
+    )

@@ -1,0 +1,135 @@
+-- Take messages, each with a token, a lease and the claim on its task.
+--
+-- KEYS: the lists of all queues, the first lane's first; each queue has one for every priority.
+-- ARGV: owner, lease (ms), wanted, queues in each lane with the lists a queue has at the end (JSON), spare,
+--       deliveries a task may have without an outcome, suspects in flight here, most deaths among them, suspects
+--       a worker may have in flight that nobody died of.
+-- Returns {now, when the next delayed one is due or 0, 1 if there are more to take,
+--          {{token, id, queue, message, mark, deaths, tries, first}…}};
+-- mark is '' to run it, 'done' where it has an outcome, 'dead' where it had too many deliveries.
+local owner, lease, wanted = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local queues, spare, most = cjson.decode(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local suspects, worst, breadth = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
+local now = now_ms()
+local taken = {}
+
+-- Seconds since 1970 of an ISO 8601 time, as Celery writes `eta`; nil where it is something else.
+local function parse_time(text)
+  local y, m, d, h, min, s, rest = string.match(text, '^(%d+)-(%d+)-(%d+)[T ](%d+):(%d+):(%d+%.?%d*)(.*)$')
+  if not y then return nil end
+  local sign, oh, om = string.match(rest, '^([+-])(%d%d):?(%d%d)$')
+  if rest ~= '' and rest ~= 'Z' and not sign then return nil end
+  y, m, d = tonumber(y), tonumber(m), tonumber(d)
+  if m <= 2 then y = y - 1 end  -- days from the civil calendar, years beginning in March
+  local era = math.floor(y / 400)
+  local of_era = y - era * 400
+  local of_year = math.floor((153 * ((m + 9) % 12) + 2) / 5) + d - 1
+  local days = era * 146097 + of_era * 365 + math.floor(of_era / 4) - math.floor(of_era / 100) + of_year - 719468
+  local offset = sign and (tonumber(oh) * 3600 + tonumber(om) * 60) * (sign == '-' and -1 or 1) or 0
+  return days * 86400 + tonumber(h) * 3600 + tonumber(min) * 60 + tonumber(s) - offset
+end
+
+local function hand_out(queue, raw)
+  local ok, message = pcall(cjson.decode, raw)
+  if not ok then  -- it minds half a surrogate pair, which Python does not
+    ok, message = pcall(cjson.decode, (string.gsub(raw, '\\u[dD][89a-fA-F]%x%x', '?')))
+  end
+  if not ok or type(message) ~= 'table' or type(message.properties) ~= 'table' then
+    bury('not-a-task-' .. string.sub(redis.sha1hex(raw), 1, 12), queue, raw, 'It is not a Celery message.', now)
+    return
+  end
+  local headers = type(message.headers) == 'table' and message.headers or {}
+  local id = headers.id or message.properties.correlation_id
+  if type(id) ~= 'string' then id = 'unnamed-' .. string.sub(redis.sha1hex(raw), 1, 12) end
+  local mark = ''
+  if outcome(id) then
+    if type(headers.group) ~= 'string' then return redis.call('HDEL', 'kc:history', id) end
+    mark = 'done'  -- its chord may not have been told
+  end
+  if mark == '' and type(headers.eta) == 'string' then
+    local due = parse_time(headers.eta)
+    if due and due * 1000 > now then return delay(id, queue, raw, due * 1000) end
+  end
+  if redis.call('HEXISTS', 'kc:run', id) == 1 then
+    return redis.call('LPUSH', 'kc:copies:' .. id, cjson.encode({queue, raw}))
+  end
+  local history = redis.call('HEXISTS', 'kc:history', id) == 1 and history_of(id) or {deaths = 0, tries = 0}
+  if mark == '' and history.deaths >= most then mark = 'dead' end
+  local first = history.first or now
+  local token = number(redis.call('INCR', 'kc:token'))
+  redis.call('HSET', 'kc:held', token, raw)
+  redis.call('HSET', 'kc:held:info', token, cjson.encode({id, queue, owner, first}))
+  redis.call('ZADD', 'kc:lease', number(now + lease), token)
+  redis.call('HSET', 'kc:run', id, token)
+  wanted = wanted - 1
+  table.insert(taken, {token, id, queue, raw, mark, history.deaths, history.tries, number(first)})
+end
+
+-- What has become due goes to the front of its queue.
+for _, name in ipairs(redis.call('ZRANGEBYSCORE', 'kc:delayed', '-inf', number(now), 'LIMIT', 0, 200)) do
+  redis.call('ZREM', 'kc:delayed', name)
+  local queue, raw = unpack(cjson.decode(redis.call('HGET', 'kc:delayed:messages', name)))
+  redis.call('HDEL', 'kc:delayed:messages', name)
+  redis.call('RPUSH', queue, raw)
+end
+
+-- Messages whose worker died are tried among ever fewer of their kind: what kills is alone in the end, and the
+-- others are not taken down with it time and again.
+for deaths = 1, most do
+  while wanted > 0 and suspects < math.max(1, math.floor(breadth / 8 ^ math.max(deaths, worst))) do
+    local suspect = redis.call('RPOP', 'kc:suspects:' .. deaths)
+    if not suspect then break end
+    local queue, raw = unpack(cjson.decode(suspect))
+    local before = wanted
+    hand_out(queue, raw)
+    if wanted < before then suspects, worst = suspects + 1, math.max(worst, deaths) end
+  end
+end
+
+-- The first lane first; every fourth time one of the others in turn. The last lane leaves `spare` places free.
+local lists = table.remove(queues)
+local first_of, before = {}, 0
+for lane, count in ipairs(queues) do first_of[lane], before = before, before + count end
+local turn = tonumber(redis.call('GET', 'kc:turn') or 0)
+local empty, more = {}, 0
+
+local function take(lane)
+  if lane == #queues and lane > 1 and wanted <= spare then
+    more = 1
+    return false
+  end
+  for step = 1, queues[lane] do
+    local queue = first_of[lane] + (turn + step) % queues[lane]
+    for list = queue * lists + 1, (queue + 1) * lists do
+      local raw = not empty[list] and redis.call('RPOP', KEYS[list])
+      if raw then
+        hand_out(KEYS[list], raw)
+        return true
+      end
+      empty[list] = true
+    end
+  end
+  return false
+end
+
+local looked, found = 0, true
+while wanted > 0 and found and looked < 1000 do
+  looked, turn, found = looked + 1, turn + 1, false
+  local favoured = 1
+  if #queues > 1 and turn % 4 == 0 then favoured = 2 + (turn / 4) % (#queues - 1) end
+  found = take(favoured)
+  for lane = 1, #queues do
+    if found then break end
+    if lane ~= favoured then found = take(lane) end
+  end
+end
+if found then more = 1 end
+if looked > 1 or found then
+  redis.call('SET', 'kc:turn', number(turn % 1000000), 'EX', 604800)
+  redis.call('EXPIRE', 'kc:token', 2592000)
+end
+
+-- A caller that tracks keys (CLIENT TRACKING) is told when one of KEYS changes from now on.
+if wanted > 0 then redis.call('EXISTS', KEYS[1]) end
+local next_due = redis.call('ZRANGE', 'kc:delayed', 0, 0, 'WITHSCORES')[2] or '0'
+return {number(now), next_due, more, taken}
