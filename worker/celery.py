@@ -8,29 +8,31 @@ import logging
 import random
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from typing import Any
 
 from celery import Celery, Task
 from celery.app.amqp import AMQP
-from celery.exceptions import Ignore
+from celery.exceptions import Ignore, SoftTimeLimitExceeded, TimeLimitExceeded
 from kombu import Queue
 
 from worker import __version__, metrics
 from worker.backends.base import CallContext, Json
 from worker.contracts.base import Options
+from worker.delivery.deliveries import Deliveries
 from worker.delivery.ledger import persist
 from worker.delivery.once import fingerprint, first_result
 from worker.errors import DeadLettered, DeadlineExceeded, InputTooLarge, SettingsError, TaskError
-from worker.execution.bridge import off_loop, process_loop, run_sync, wait_for
+from worker.execution.bridge import can_sleep, off_loop, process_loop, run_sync, wait_for
 from worker.execution.engine import equip
 from worker.execution.inbox import DELIVERY
+from worker.execution.pool import chosen_pool
 from worker.health import HealthStep
 from worker.settings import Settings, settings
 from worker.tasks import CATALOGUE
 from worker.tasks import Task as Entry
 from worker.tasks.base import Work, feed, options_of, run
-from worker.wiring import build_deliveries, runtime
+from worker.wiring import build_deliveries, follow_capacity, runtime
 
 #: `celery` is where a producer that names no queue sends to; it is served like `default`.
 QUEUES = ("interactive", "default", "celery", "batch")
@@ -86,11 +88,28 @@ class CatalogueTask(Task):  # type: ignore[type-arg]
         """Called by Celery's tracer; `previous` is the result of the task before this one in a chain."""
         request = self.request_stack.top
         try:
-            return Shown(wait_for(self._perform(request, previous, arguments)))
+            performed = self._perform(request, previous, arguments)
+            # Our pool and prefork see to time limits themselves; on threads and solo nobody else does.
+            return Shown(wait_for(performed if can_sleep() else self._limited(request, performed)))
         except TaskError as error:
             if error.retryable and _delivery_of(request):
                 self._again_or_dead(request, error, options_of(arguments).deadline_s)
             raise
+
+    async def _limited(self, request: Any, performed: Coroutine[Any, Any, Json]) -> Json:
+        """Within the limits of the message, or the task's own."""
+        hard_s, soft_s = request.timelimit or (None, None)
+        soft_s, hard_s = soft_s or self.soft_time_limit, hard_s or self.time_limit
+        limit_s = min((limit for limit in (soft_s, hard_s) if limit), default=None)
+        try:
+            async with asyncio.timeout(limit_s) as bound:
+                return await performed
+        except TimeoutError:
+            if not bound.expired():
+                raise
+            raise (
+                SoftTimeLimitExceeded(limit_s) if limit_s == soft_s else TimeLimitExceeded(limit_s)
+            ) from None
 
     async def _perform(self, request: Any, previous: tuple[Any, ...], arguments: Json) -> Json:
         name = self.entry.name
@@ -211,7 +230,7 @@ def create_app(chosen: Settings) -> Celery:
         app,
         chosen.redis.address,
         sys.argv,
-        lambda: build_deliveries(chosen, process_loop()),
+        lambda: _deliveries(chosen),
         concurrency=chosen.worker.worker_concurrency,
         result_ttl_s=chosen.redis.result_ttl_s,
         grace_s=chosen.worker.worker_shutdown_grace_s,
@@ -232,6 +251,15 @@ def create_app(chosen: Settings) -> Celery:
         app.register_task(task())
     app.steps["worker"].add(HealthStep)
     return app
+
+
+def _deliveries(chosen: Settings) -> Deliveries:
+    """For this worker's process, which is also where its tasks run, unless it has children for that."""
+    loop, backend = process_loop(), runtime().backend
+    deliveries = build_deliveries(chosen, loop, backend)
+    if chosen_pool(sys.argv) != "prefork":
+        follow_capacity(deliveries, backend, loop)
+    return deliveries
 
 
 def _delivery_of(request: Any) -> Json:

@@ -1,14 +1,20 @@
 """The one place where settings become objects."""
 
 import asyncio
+import math
 import os
 from dataclasses import dataclass
 
-from worker.backends.base import Backend, BackendOptions
+from worker.backends.base import Backend, BackendOptions, Json
 from worker.backends.registry import create_backend
 from worker.delivery.deliveries import Deliveries, DeliveryOptions
 from worker.settings import Settings, settings
 from worker.storage.texts import TextStore
+
+#: A process holds this many tasks for each request its servers take at once, and so many more.
+LOOK_AHEAD, SPARE_TASKS = 1.5, 4
+#: Tasks a process holds while no server is ready.
+PARKED = 16
 
 
 def build_backend(chosen: Settings) -> Backend:
@@ -33,11 +39,42 @@ def build_texts(chosen: Settings) -> TextStore:
     return TextStore(group.blob_dir, group.input_dirs, group.max_text_bytes)
 
 
-def build_deliveries(chosen: Settings, loop: asyncio.AbstractEventLoop) -> Deliveries:
-    """What this process takes from the queues; for a worker's main process."""
+def build_deliveries(chosen: Settings, loop: asyncio.AbstractEventLoop, backend: Backend) -> Deliveries:
+    """What this process takes from the queues; for a worker's main process.
+
+    Args:
+        chosen: the settings.
+        loop: where it works.
+        backend: whose load it reports; used on the same loop.
+    """
+
+    def report() -> Json:
+        load = backend.load()
+        return {
+            "running": sum(server.in_flight for server in load),
+            "at_gate": max((server.waiting for server in load), default=0),
+        }
+
     group = chosen.worker
-    options = DeliveryOptions(group.worker_lease_s, group.task_max_deliveries)
+    options = DeliveryOptions(group.worker_lease_s, group.task_max_deliveries, report)
     return Deliveries(chosen.redis.address, loop, options)
+
+
+def follow_capacity(deliveries: Deliveries, backend: Backend, loop: asyncio.AbstractEventLoop) -> None:
+    """Hold as many tasks as the model servers have use for, and a few for what comes next.
+
+    While no server is ready a few tasks are held all the same: whose deadline passes is told so.
+    """
+
+    def follow() -> None:
+        capacity = backend.capacity()
+        deliveries.capacity(PARKED if capacity == 0 else math.ceil(capacity * LOOK_AHEAD) + SPARE_TASKS)
+
+    def start() -> None:
+        backend.on_capacity_change(follow)
+        follow()
+
+    loop.call_soon_threadsafe(start)
 
 
 @dataclass(frozen=True, slots=True)

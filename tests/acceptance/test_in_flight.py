@@ -13,7 +13,8 @@ def test_256_chats_are_in_flight_on_a_few_threads_and_little_memory(
     messages = [{"role": "user", "content": "hello"}]
     with LocalScripted("vllm", latency_s=3) as server:
         server.wait_ready()
-        process = worker(redis_url=fresh_redis.url, llm_url=server.url, backend="vllm")
+        env = {"LLM_MAX_CONCURRENCY": "256"}  # known, where it would be found out otherwise
+        process = worker(redis_url=fresh_redis.url, llm_url=server.url, backend="vllm", env=env)
         with connected_producer(fresh_redis.url) as producer:
             results = [producer.send_task("llm.chat", kwargs={"messages": messages}) for _ in range(256)]
             threads = rss_bytes = 0

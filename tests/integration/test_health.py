@@ -65,6 +65,7 @@ def test_ready_follows_redis_and_the_worker_comes_back_by_itself(worker: WorkerF
             port = first.port
         assert any("Redis" in reason for reason in until(process, 503))
         assert get(f"{process.health_url}/health/live")[0] == 200
+        assert "kc_reserved NaN" in get(f"{process.health_url}/metrics")[1]
         with LocalRedis(port=port) as second:
             second.wait_ready()
             assert until(process, 200) == []
@@ -135,5 +136,8 @@ def test_the_catalogue_runs_on_celerys_own_pools(
             assert contents == ["hello"] * 6
             refused = producer.send_task("llm.chat", kwargs={}).get(timeout=WAIT_S, propagate=False)
             assert type(refused).__name__ == "InvalidTask"
+            server.script({"fault": "hang", "times": 1})
+            late = producer.send_task("llm.chat", kwargs={"messages": messages}, time_limit=2)
+            assert type(late.get(timeout=WAIT_S, propagate=False)).__name__ == "TimeLimitExceeded"
     if pool == "prefork":
         assert f"concurrency: {os.cpu_count()} (prefork)" in process.log()

@@ -1,6 +1,8 @@
 """The names of what delivery keeps in Redis, for those who read it; `lua/common.lua` says what each holds."""
 
 HELD = "kc:held"
+RUN = "kc:run"
+COPIES = "kc:copies:%s"
 DELAYED = "kc:delayed"
 DEAD = "kc:dead"
 DEAD_ENTRIES = "kc:dead:entries"

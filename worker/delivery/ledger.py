@@ -77,7 +77,7 @@ class Suspects:
     Attributes:
         in_flight: how many.
         worst: most deaths of one of them.
-        breadth: how many it may have at no death; an eighth of that at one, and so on.
+        breadth: how many messages it may have at all.
     """
 
     in_flight: int
@@ -143,8 +143,8 @@ class Ledger:
             note: for their histories.
             counts: whether it counts as a delivery without an outcome, as if the worker had died.
         """
-        line, most = json.dumps(note) if note else "", self._max_deliveries if counts else 0
-        return int(await self._run("give_back", [], line, most, *tokens))
+        line = json.dumps(note) if note else ""
+        return int(await self._run("give_back", [], line, int(counts), *tokens))
 
     async def defer(self, token: str, delay_s: float, note: Json) -> bool:
         """Try a task again in `delay_s` seconds; whether it was still held."""
@@ -163,11 +163,7 @@ class Ledger:
 
     async def recover(self, pause_s: float, grace_s: float, most: int = 500) -> int:
         """Take back what dead workers held; see `lua/recover.lua`."""
-        return int(
-            await self._run(
-                "recover", [], round(pause_s * 1000), round(grace_s * 1000), self._max_deliveries, most
-            )
-        )
+        return int(await self._run("recover", [], round(pause_s * 1000), round(grace_s * 1000), most))
 
     async def store(self, task_id: str, token: str, value: str, ttl_s: int) -> int:
         """Store a task's state: 1 stored, 0 it has its outcome, -1 another delivery runs it.
@@ -250,7 +246,7 @@ def _delivery(row: list[Any], now_ms: int) -> Delivery:
     token, task_id, list_name, raw, mark, deaths, tries, first = row
     return Delivery(
         token.decode(),
-        task_id.decode(),
+        task_id.decode(errors="replace"),
         keys.queue_of(list_name.decode()),
         raw,
         mark.decode(),

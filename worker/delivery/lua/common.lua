@@ -6,7 +6,7 @@
 --   kc:run         task id -> token of its one live delivery
 --   kc:copies:ID   other messages of a task that has a live delivery: they wait for its outcome
 --   kc:history     task id -> {first, deaths, tries, notes}; only of tasks to which something happened
---   kc:suspects:N  messages whose worker died N times
+--   kc:suspects:N  messages whose worker died N times; in the last list, so often or more
 --   kc:delayed     name -> when it is due (ms);  kc:delayed:messages  name -> {queue, raw, id}
 --   kc:dead        task id -> since when (ms);   kc:dead:entries      task id -> what is known
 --
@@ -20,6 +20,9 @@ end
 -- When Redis is full it refuses writes that may need memory, unless the script has written before (scriptCall in
 -- its script.c). Handing messages around needs none, and storing outcomes is what makes room again.
 redis.call('DEL', 'kc:nothing')
+
+-- Whatever number of deliveries a worker allows, it looks at all of these lists.
+local suspect_lists = 4
 
 local function number(value) return string.format('%.0f', value) end
 
@@ -83,9 +86,9 @@ local function delay(id, queue, raw, due)
 end
 
 -- A delivery that ended without an outcome: its message is under suspicion of what ended it.
-local function suspect(info, raw, line, most)
+local function suspect(info, raw, line)
   local history = note(info[1], info[4], {deaths = 1}, line)
-  redis.call('LPUSH', 'kc:suspects:' .. math.min(history.deaths, most), cjson.encode({info[2], raw}))
+  redis.call('LPUSH', 'kc:suspects:' .. math.min(history.deaths, suspect_lists), cjson.encode({info[2], raw}))
 end
 
 local function bury(id, queue, raw, reason, since)

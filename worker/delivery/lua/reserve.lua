@@ -12,14 +12,18 @@ local queues, spare, most = cjson.decode(ARGV[4]), tonumber(ARGV[5]), tonumber(A
 local suspects, worst, breadth = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
 local now = now_ms()
 local taken = {}
+-- By the clock, so that none is used again where Redis came back with what it knew some time ago.
+local last_token = math.max(now * 1000, tonumber(redis.call('GET', 'kc:token') or 0))
 
 -- Seconds since 1970 of an ISO 8601 time, as Celery writes `eta`; nil where it is something else.
 local function parse_time(text)
-  local y, m, d, h, min, s, rest = string.match(text, '^(%d+)-(%d+)-(%d+)[T ](%d+):(%d+):(%d+%.?%d*)(.*)$')
+  local form = '^(%d%d%d%d)-(%d%d)-(%d%d)[T ](%d%d):(%d%d):(%d%d%.?%d*)(.*)$'
+  local y, m, d, h, min, s, rest = string.match(text, form)
   if not y then return nil end
   local sign, oh, om = string.match(rest, '^([+-])(%d%d):?(%d%d)$')
   if rest ~= '' and rest ~= 'Z' and not sign then return nil end
   y, m, d = tonumber(y), tonumber(m), tonumber(d)
+  if m < 1 or m > 12 or d < 1 or d > 31 then return nil end
   if m <= 2 then y = y - 1 end  -- days from the civil calendar, years beginning in March
   local era = math.floor(y / 400)
   local of_era = y - era * 400
@@ -43,7 +47,10 @@ local function hand_out(queue, raw)
   if type(id) ~= 'string' then id = 'unnamed-' .. string.sub(redis.sha1hex(raw), 1, 12) end
   local mark = ''
   if outcome(id) then
-    if type(headers.group) ~= 'string' then return redis.call('HDEL', 'kc:history', id) end
+    if type(headers.group) ~= 'string' then
+      redis.call('HDEL', 'kc:history', id)
+      return let_copies_go(id)
+    end
     mark = 'done'  -- its chord may not have been told
   end
   if mark == '' and type(headers.eta) == 'string' then
@@ -56,7 +63,8 @@ local function hand_out(queue, raw)
   local history = redis.call('HEXISTS', 'kc:history', id) == 1 and history_of(id) or {deaths = 0, tries = 0}
   if mark == '' and history.deaths >= most then mark = 'dead' end
   local first = history.first or now
-  local token = number(redis.call('INCR', 'kc:token'))
+  last_token = last_token + 1
+  local token = number(last_token)
   redis.call('HSET', 'kc:held', token, raw)
   redis.call('HSET', 'kc:held:info', token, cjson.encode({id, queue, owner, first}))
   redis.call('ZADD', 'kc:lease', number(now + lease), token)
@@ -65,18 +73,25 @@ local function hand_out(queue, raw)
   table.insert(taken, {token, id, queue, raw, mark, history.deaths, history.tries, number(first)})
 end
 
--- What has become due goes to the front of its queue.
-for _, name in ipairs(redis.call('ZRANGEBYSCORE', 'kc:delayed', '-inf', number(now), 'LIMIT', 0, 200)) do
+-- What has become due goes to the front of its queue, what was due first to the very front.
+local due_names = redis.call('ZRANGEBYSCORE', 'kc:delayed', '-inf', number(now), 'LIMIT', 0, 200)
+for i = #due_names, 1, -1 do
+  local name = due_names[i]
   redis.call('ZREM', 'kc:delayed', name)
   local queue, raw = unpack(cjson.decode(redis.call('HGET', 'kc:delayed:messages', name)))
   redis.call('HDEL', 'kc:delayed:messages', name)
   redis.call('RPUSH', queue, raw)
 end
 
--- Messages whose worker died are tried among ever fewer of their kind: what kills is alone in the end, and the
--- others are not taken down with it time and again.
-for deaths = 1, most do
-  while wanted > 0 and suspects < math.max(1, math.floor(breadth / 8 ^ math.max(deaths, worst))) do
+-- Messages whose worker died are tried among ever fewer of their kind, and before its last death one is alone: what
+-- kills is found out, and the others are not taken down with it. A first death is nobody's fault yet.
+local steps = math.min(3, math.max(1, most - 2))
+local function room(deaths)
+  return most <= 2 and 1 or math.max(1, math.floor(breadth ^ (1 - (deaths - 1) / steps)))
+end
+
+for deaths = 1, suspect_lists do
+  while wanted > 0 and suspects < room(math.max(deaths, worst)) do
     local suspect = redis.call('RPOP', 'kc:suspects:' .. deaths)
     if not suspect then break end
     local queue, raw = unpack(cjson.decode(suspect))
@@ -90,7 +105,9 @@ end
 local lists = table.remove(queues)
 local first_of, before = {}, 0
 for lane, count in ipairs(queues) do first_of[lane], before = before, before + count end
-local turn = tonumber(redis.call('GET', 'kc:turn') or 0)
+-- How often there was a choice of lanes, and then how often each lane was taken from.
+local turns = cjson.decode(redis.call('GET', 'kc:turn') or '[]')
+for i = #turns, #queues do turns[i + 1] = 0 end
 local empty, more = {}, 0
 
 local function take(lane)
@@ -98,11 +115,12 @@ local function take(lane)
     more = 1
     return false
   end
-  for step = 1, queues[lane] do
-    local queue = first_of[lane] + (turn + step) % queues[lane]
+  for step = 0, queues[lane] - 1 do
+    local queue = first_of[lane] + (turns[lane + 1] + step) % queues[lane]
     for list = queue * lists + 1, (queue + 1) * lists do
       local raw = not empty[list] and redis.call('RPOP', KEYS[list])
       if raw then
+        turns[lane + 1] = (turns[lane + 1] + 1) % 1000000
         hand_out(KEYS[list], raw)
         return true
       end
@@ -114,9 +132,9 @@ end
 
 local looked, found = 0, true
 while wanted > 0 and found and looked < 1000 do
-  looked, turn, found = looked + 1, turn + 1, false
+  looked, turns[1], found = looked + 1, (turns[1] + 1) % 1000000, false
   local favoured = 1
-  if #queues > 1 and turn % 4 == 0 then favoured = 2 + (turn / 4) % (#queues - 1) end
+  if #queues > 1 and turns[1] % 4 == 0 then favoured = 2 + (turns[1] / 4) % (#queues - 1) end
   found = take(favoured)
   for lane = 1, #queues do
     if found then break end
@@ -124,10 +142,8 @@ while wanted > 0 and found and looked < 1000 do
   end
 end
 if found then more = 1 end
-if looked > 1 or found then
-  redis.call('SET', 'kc:turn', number(turn % 1000000), 'EX', 604800)
-  redis.call('EXPIRE', 'kc:token', 2592000)
-end
+if looked > 1 or found then redis.call('SET', 'kc:turn', cjson.encode(turns), 'EX', 604800) end
+if #taken > 0 then redis.call('SET', 'kc:token', number(last_token), 'EX', 604800) end
 
 -- A caller that tracks keys (CLIENT TRACKING) is told when one of KEYS changes from now on.
 if wanted > 0 then redis.call('EXISTS', KEYS[1]) end
