@@ -85,6 +85,7 @@ class Deliveries:
         self._settling: set[asyncio.Task[None]] = set()
         self._receive: Receive = lambda _found: None
         self._on_cancelled: Callable[[str], None] = lambda _task_id: None
+        self._on_lost: Callable[[str], None] = lambda _task_id: None
         self.clock_offset_s = 0.0  #: Redis' clock minus ours.
 
     @property
@@ -92,15 +93,17 @@ class Deliveries:
         """Messages held."""
         return len(self._held)
 
-    def start(self, receive: Receive, on_cancelled: Callable[[str], None]) -> None:
-        """Begin; messages come once there are queues and room.
+    def start(
+        self, receive: Receive, on_cancelled: Callable[[str], None], on_lost: Callable[[str], None]
+    ) -> None:
+        """Begin; messages come once there are queues and room. All three are called on the loop's thread.
 
         Args:
-            receive: takes what was reserved; called on the loop's thread.
-            on_cancelled: told the id of a task that must not go on: cancelled, or taken over by another
-                worker; called on the loop's thread.
+            receive: takes what was reserved.
+            on_cancelled: told the id of a task that was cancelled.
+            on_lost: told the id of a task that another worker has taken over.
         """
-        self._receive, self._on_cancelled = receive, on_cancelled
+        self._receive, self._on_cancelled, self._on_lost = receive, on_cancelled, on_lost
         self._call(self._start)
 
     def consume(self, queue: str) -> None:
@@ -186,6 +189,9 @@ class Deliveries:
                 failures = 0 if time.monotonic() - started > _STEADY_S else failures + 1
                 if failures == 1:
                     logger.warning("Redis is away (%s); trying again.", error)
+            except Exception:
+                logger.exception("%s failed; beginning again", work.__name__)
+                failures += 1
             await asyncio.sleep(retry_wait_s(failures))
 
     def _look_again(self) -> None:
@@ -193,6 +199,7 @@ class Deliveries:
 
     async def _take(self) -> None:
         async with listening(self._address) as ears:
+            await self._ledger.reclaim([*self._held, *self._over])
             both = [self._loop.create_task(self._visit(ears)), self._loop.create_task(self._listen(ears))]
             try:
                 done, _ = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
@@ -288,8 +295,11 @@ class Deliveries:
         every_s = min(_RENEW_S, self._options.lease_s / 4)
         while True:
             tokens = [*self._held, *self._over]
-            lost = await self._ledger.renew(tokens, self._report(), 3 * every_s)
+            lost, cancelled = await self._ledger.renew(tokens, self._report(), 3 * every_s)
             for token in lost:
+                if (held := self._held.pop(token, None)) is not None:
+                    self._on_lost(held.task_id)
+            for token in cancelled:
                 if (held := self._held.get(token)) is not None:
                     self._on_cancelled(held.task_id)
             await asyncio.sleep(every_s)

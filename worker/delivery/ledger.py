@@ -154,12 +154,22 @@ class Ledger:
         """Keep a message as a dead letter, and store its task's outcome; whether it was still held."""
         return bool(await self._run("bury", [], token, reason, outcome, ttl_s))
 
-    async def renew(self, tokens: Sequence[str], report: Json, report_ttl_s: float) -> set[str]:
-        """Renew leases and leave a report; returns the tokens this process should no longer run."""
-        lost = await self._run(
+    async def renew(
+        self, tokens: Sequence[str], report: Json, report_ttl_s: float
+    ) -> tuple[set[str], set[str]]:
+        """Renew leases and leave a report.
+
+        Returns:
+            The tokens others have taken over, and those whose tasks are cancelled.
+        """
+        lost, cancelled = await self._run(
             "renew", [], self._owner, self._lease_ms, json.dumps(report), round(report_ttl_s * 1000), *tokens
         )
-        return {token.decode() for token in lost}
+        return {token.decode() for token in lost}, {token.decode() for token in cancelled}
+
+    async def reclaim(self, known: Sequence[str]) -> int:
+        """Put back what this process was given without hearing of it; returns how many."""
+        return int(await self._run("reclaim", [], self._owner, *known))
 
     async def recover(self, pause_s: float, grace_s: float, most: int = 500) -> int:
         """Take back what dead workers held; see `lua/recover.lua`."""
@@ -237,7 +247,7 @@ def _sources() -> dict[str, str]:
     common = (folder / "common.lua").read_text()
     names = (
         "reserve", "acknowledge", "give_back", "defer", "bury", "renew", "recover", "store", "cancel",
-        "replay", "once",
+        "replay", "once", "reclaim",
     )  # fmt: skip
     return {name: common + (folder / f"{name}.lua").read_text() for name in names}
 

@@ -88,7 +88,7 @@ class Consumer(CeleryConsumer):
         super().__init__(*args, **kwargs)
         self._inbox: Inbox = self.app.conf.inbox
         self._inbox.hub = self.hub
-        self._inbox.on_cancelled = self.stop_task
+        self._inbox.on_cancelled, self._inbox.on_lost = self.stop_cancelled, self.stop_lost
         self._store: Any = self.app.backend
 
     def create_task_handler(self, *_: Any) -> Callable[[Any], None]:
@@ -144,10 +144,16 @@ class Consumer(CeleryConsumer):
         super().shutdown()
         self._inbox.close(process_loop())
 
-    def stop_task(self, task_id: str) -> None:
-        """End a task that was cancelled or taken over; its outcome, if it has one, stays."""
+    def stop_cancelled(self, task_id: str) -> None:
+        """End a task that was cancelled: its outcome is REVOKED already."""
         if (request := _requests.get(task_id)) is not None and not request.acknowledged:
             request.terminate(self.pool, signal=signal.SIGTERM)
+
+    def stop_lost(self, task_id: str) -> None:
+        """End a task that another worker runs by now; its outcome is not this one's to store."""
+        if (request := _requests.get(task_id)) is not None and not request.acknowledged:
+            logger.warning("Task %s was taken over: its lease ended before it was renewed", task_id)
+            request.cancel(self.pool, signal=signal.SIGTERM, emit_retry=False)
 
     def on_unknown_message(self, body: Any, message: Any) -> None:
         """A message that names no task."""

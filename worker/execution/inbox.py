@@ -40,15 +40,20 @@ class Inbox:
         self._drain_is_due = False
         #: Celery's, which runs what is scheduled on its main thread; None until the consumer has one.
         self.hub: Hub | None = None
-        #: Told the id of a task that must not go on.
+        #: Told the id of a task that was cancelled, or that another worker has taken over.
         self.on_cancelled: Callable[[str], None] = lambda _task_id: None
+        self.on_lost: Callable[[str], None] = lambda _task_id: None
 
     @property
     def deliveries(self) -> Deliveries:
         """What this process holds; taking begins when it is first asked for."""
         if self._deliveries is None:
             self._deliveries = self._build()
-            self._deliveries.start(self.receive, self._cancelled)
+            self._deliveries.start(
+                self.receive,
+                lambda task_id: self._tell(lambda: self.on_cancelled(task_id), task_id),
+                lambda task_id: self._tell(lambda: self.on_lost(task_id), task_id),
+            )
         return self._deliveries
 
     @property
@@ -120,15 +125,17 @@ class Inbox:
                 logger.error("Put a message of %s aside that is no task: %r", found.queue, error)
                 self.bury(found.token, f"It cannot be read as a Celery message: {error!r}.")
 
-    def _cancelled(self, task_id: str) -> None:
-        if self.hub is not None:
-            self.hub.call_soon(self._stop, task_id)
+    def _tell(self, what: Callable[[], None], task_id: str) -> None:
+        """Have Celery's thread hear of a task; one it has not been given yet goes no further."""
 
-    def _stop(self, task_id: str) -> None:
-        for found in [found for found in self._waiting if found.task_id == task_id]:
-            self._waiting.remove(found)
-            self.acknowledge(found.token)
-        self.on_cancelled(task_id)
+        def tell() -> None:
+            for found in [found for found in self._waiting if found.task_id == task_id]:
+                self._waiting.remove(found)
+                self.acknowledge(found.token)
+            what()
+
+        if self.hub is not None:
+            self.hub.call_soon(tell)
 
 
 def _payload(found: Delivery) -> Any:
