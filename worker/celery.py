@@ -14,6 +14,7 @@ from typing import Any
 from celery import Celery, Task
 from celery.app.amqp import AMQP
 from celery.exceptions import Ignore, SoftTimeLimitExceeded, TimeLimitExceeded
+from celery.signals import after_setup_logger
 from kombu import Queue
 
 from worker import __version__, metrics
@@ -224,7 +225,6 @@ class LoopFriendlyAMQP(AMQP):
 
 def create_app(chosen: Settings) -> Celery:
     """The worker's app for these settings."""
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # it has an INFO line for every request
     app = Celery("worker", amqp=LoopFriendlyAMQP, set_as_current=True)
     equip(
         app,
@@ -266,6 +266,13 @@ def _delivery_of(request: Any) -> Json:
     """What delivery knows of a request's message; {} where it came another way (`apply()`)."""
     found: Json = (request.get("properties") or {}).get(DELIVERY) or {}
     return found
+
+
+@after_setup_logger.connect
+def _one_line_a_task(loglevel: int, **_: Any) -> None:
+    """Celery says of every task that it came and how it ended; the second says it all."""
+    if loglevel >= logging.INFO:
+        logging.getLogger("celery.worker.strategy").setLevel(logging.WARNING)
 
 
 def _since(sent_at: object) -> float | None:

@@ -30,7 +30,7 @@ FIRST_STEP, LATER_STEP, FINEST_STEP = 2**0.5, 2**0.25, 1.03
 BETTER = 1.02
 #: Where doubling brought less than this, the server was full before: smaller limits with nearly as much
 #: throughput are better then, for less waits inside the server, where no lane goes first.
-WAS_FULL, NEARLY = 1.02, 0.99
+WAS_FULL, NEARLY = 1.02, 0.97
 #: Seconds until the neighbours of the best limit are tried again.
 HOLD_S = 60.0
 #: What is left of a limit that was refused, and which part of a known one comes back a round trip.
@@ -89,7 +89,7 @@ class KnownLimit:
 
     def refused(self, sent_at: float) -> None:
         """As `Limit.refused` says; many requests refused in one round trip count once."""
-        if sent_at >= self._changed_at:
+        if sent_at > self._changed_at:
             self.value = max(1, int(self.value * REFUSED))
             self._answers, self._changed_at = 0, self._clock()
 
@@ -141,7 +141,7 @@ class FoundLimit:
         self._work += work
         self._seconds += now - sent_at
         lasted_s = now - self._began_at
-        if self._answers < max(ROUND_ANSWERS, self.value // 4) or lasted_s < ROUND_S or not self._seconds:
+        if self._answers < max(ROUND_ANSWERS, self.value // 2) or lasted_s < ROUND_S or not self._seconds:
             return
         at_once = (self._used + self._count * (now - self._used_at)) / lasted_s
         if at_once < USED * self.value:
@@ -154,7 +154,7 @@ class FoundLimit:
 
     def refused(self, sent_at: float) -> None:
         """As `Limit.refused` says; many requests refused in one round trip count once."""
-        if sent_at >= self._changed_at:
+        if sent_at > self._changed_at:
             self._changed_at = self._clock()
             self._next_round(self._search.send(0.0))
 

@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -125,7 +125,7 @@ class OpenAIClient:
         )
         if on_chunk is not None:
             _hand_over(answer.body, on_chunk)
-        return replace(answer, ttft_s=_ttft_from_timings(answer))
+        return Answer(answer.body, _ttft_from_timings(answer), answer.total_s)
 
     async def post(
         self, path: str, payload: Json, *, wanted: str, request_id: str, timeout_s: float

@@ -4,7 +4,8 @@ Seen while the answer is written, so that it can be cut; that is why an answer t
 even where nobody looks. What a counter changes in every turn ("1. the", "2. the") is not seen as repetition.
 
 The limits let pass what a model is asked for: rules of a table, indentation, a refrain, a matrix of zeros of
-25 by 25, a picture in characters. An answer that meets one is at least 500 tokens into its loop.
+25 by 25, a picture in characters. Of 32,000 files of source, text and data in Python's packages, one meets
+them. An answer that repeats itself is some 500 tokens into its loop when it is cut.
 """
 
 from worker.backends.base import Json

@@ -27,6 +27,8 @@ from worker.backends.scripted_seen import Memory, Outcome, Seen
 
 ScriptedKind = Literal["llamacpp", "llama-cpp-python", "vllm"]
 
+#: In so many steps an answer of a server that degrades follows how many are worked on beside it.
+_STEPS = 8
 _TOKENS = re.compile(r"\s*(?:\w+|[^\w\s])")
 
 
@@ -137,7 +139,8 @@ class Scripted:
         if request.path.startswith("/_"):
             return await self._call(handler, request)
         body = await request.json() if request.method == "POST" else None
-        seen = self.memory.begin(request.path, request.headers.get("x-request-id", ""), body)
+        api_key = request.headers.get("authorization", "").removeprefix("Bearer ")
+        seen = self.memory.begin(request.path, request.headers.get("x-request-id", ""), body, api_key)
         outcome: Outcome = "disconnected"
         try:
             if self.loading:
@@ -281,10 +284,10 @@ class Scripted:
             "completion_tokens": count,
             "total_tokens": prompt_tokens + count,
         }
-        async with self._turn() as latency_s:
+        async with self._turn():
             if body.get("stream"):
-                return await self._stream(request, top, message, kept, finish_reason, usage, latency_s)
-            await asyncio.sleep(latency_s)
+                return await self._stream(request, top, message, kept, finish_reason, usage)
+            await self._generate(self.latency_s)
         whole = {"role": "assistant", **message, "content": "".join(kept) if "content" in message else None}
         choice = {"index": 0, "message": whole, "finish_reason": finish_reason}
         answer = {**top, "object": "chat.completion", "choices": [choice], "usage": usage}
@@ -300,7 +303,6 @@ class Scripted:
         pieces: list[str],
         finish_reason: str,
         usage: Json,
-        latency_s: float,
     ) -> web.StreamResponse:
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
         await response.prepare(request)
@@ -314,7 +316,7 @@ class Scripted:
 
         await send({"role": "assistant", "content": None})
         for piece in pieces:
-            await asyncio.sleep(latency_s / len(pieces))
+            await self._generate(self.latency_s / len(pieces))
             await send({"content": piece})
         for index, call in enumerate(message.get("tool_calls") or []):
             await send({"tool_calls": [{"index": index, **call}]})
@@ -344,8 +346,8 @@ class Scripted:
         return web.json_response({"error": {"code": status, "message": message, "type": kind}}, status=status)
 
     @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[float]:
-        """One of the slots; says how many seconds an answer takes now."""
+    async def _turn(self) -> AsyncIterator[None]:
+        """One of the slots."""
         if self._slots is None:
             raise RuntimeError("Scripted.application() has not been called")
         self.waiting += 1
@@ -355,11 +357,19 @@ class Scripted:
             self.waiting -= 1
         self.working += 1
         try:
-            crowd = self.working / self.degrades_past if self.degrades_past else 0.0
-            yield self.latency_s * max(1.0, crowd) ** 2
+            yield
         finally:
             self.working -= 1
             self._slots.release()
+
+
+    async def _generate(self, seconds: float) -> None:
+        """Take this time, or more where too many are worked on."""
+        if not self.degrades_past:
+            await asyncio.sleep(seconds)
+            return
+        for _ in range(_STEPS):
+            await asyncio.sleep(seconds / _STEPS * max(1.0, self.working / self.degrades_past) ** 2)
 
 
 def main() -> None:

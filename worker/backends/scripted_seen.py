@@ -21,6 +21,7 @@ class Seen:
         path: of the URL.
         request_id: the `x-request-id` header.
         body: the JSON body; None for GET, or where bodies are not kept.
+        api_key: the bearer token; "" where there was none.
         outcome: "running", "answered", "faulted" (a scripted fault ran to its end), or "disconnected": the
             client hung up first.
         started_s: `time.monotonic()` at its arrival; the same clock in all processes of a machine.
@@ -31,6 +32,7 @@ class Seen:
     path: str
     request_id: str
     body: Json | None
+    api_key: str = ""
     outcome: Outcome = "running"
     started_s: float = 0.0
     ended_s: float | None = None
@@ -55,9 +57,10 @@ class Memory:
         self._bodies = bodies
         self._record = os.open(record, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644) if record else None
 
-    def begin(self, path: str, request_id: str, body: Json | None) -> Seen:
+    def begin(self, path: str, request_id: str, body: Json | None, api_key: str = "") -> Seen:
         """A request came."""
-        seen = Seen(self.total, path, request_id, body if self._bodies else None, started_s=time.monotonic())
+        kept = body if self._bodies else None
+        seen = Seen(self.total, path, request_id, kept, api_key, started_s=time.monotonic())
         self.requests.append(seen)
         self.total += 1
         self.in_flight += 1

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from worker.backends.base import Backend, CallContext, Chunk
+from worker.backends.base import Backend, BackendOptions, CallContext, Chunk
+from worker.backends.openai_compatible import OpenAIClient
 from worker.backends.scripted import Scripted
 from worker.errors import (
     BackendRejected,
@@ -270,130 +271,6 @@ async def test_a_stream_that_ended_without_done_counts_when_it_said_why_it_ended
     assert (await connect(server).chat(HELLO, CALL, lambda _: None)).text == "Hi"
 
 
-async def test_a_long_answer_of_llama_cpp_is_streamed_that_a_cancellation_is_noticed(
-    server: Scripted, connect: Callable[..., Backend]
-) -> None:
-    server.script({"fault": "close_mid_stream"})
-    reply = await connect(server).chat({**HELLO, "max_tokens": 65, "stream": False}, CALL)
-    assert [seen.body and seen.body.get("stream") for seen in server.chats()] == [True, True]
-    assert reply.text == "Hello to you"
-    assert reply.attempts == 2
-
-
-KINDS = ["llamacpp", "llama-cpp-python", "vllm"]
-LOOP: Any = {"fault": "content", "content": "Once upon a time." + " and then" * 20_000}
-LONG: Any = {**HELLO, "max_tokens": None}
-
-
-async def connected(connect: Callable[..., Backend], server: Scripted) -> Backend:
-    backend = connect(server, kind="vllm" if server.kind == "vllm" else "llamacpp")
-    await backend.capabilities(CALL)
-    server.seen.clear()
-    return backend
-
-
-@pytest.mark.parametrize("kind", KINDS)
-async def test_an_answer_that_repeats_itself_is_cut_and_what_came_is_kept(
-    connect: Callable[..., Backend], until: Any, kind: Any, stream: bool
-) -> None:
-    async with Scripted(kind=kind, tokens=50_000) as server:
-        backend = await connected(connect, server)
-        server.script(LOOP)
-        pieces: list[Chunk] = []
-        reply = await backend.chat(LONG, CALL, pieces.append if stream else None)
-        assert reply.finish_reason == "repetition"
-        assert reply.text.startswith("Once upon a time. and then and then")
-        assert reply.text in LOOP["content"]
-        assert 2000 <= len(reply.text) < 2400
-        assert reply.text == "".join(piece.text for piece in pieces) or not stream
-        await until(lambda: server.chats()[0].outcome == "disconnected", 1.0)
-        assert len(server.chats()) == 1
-
-
-@pytest.mark.parametrize("kind", KINDS)
-async def test_a_cut_answer_has_its_tokens_counted(connect: Callable[..., Backend], kind: Any) -> None:
-    async with Scripted(kind=kind, tokens=50_000) as server:
-        backend = await connected(connect, server)
-        server.script(LOOP)
-        reply = await backend.chat(LONG, CALL)
-        words = len(reply.text.split()) + 1  # and a full stop
-        assert reply.usage["completion_tokens"] == words
-        assert 3 < reply.usage["prompt_tokens"] < 20
-        assert reply.usage["total_tokens"] == reply.usage["prompt_tokens"] + words
-
-
-@pytest.mark.parametrize("kind", KINDS)
-async def test_an_answer_of_any_length_says_how_many_tokens_it_took(
-    connect: Callable[..., Backend], kind: Any, stream: bool
-) -> None:
-    async with Scripted(kind=kind) as server:
-        backend = await connected(connect, server)
-        reply = await backend.chat(LONG, CALL, (lambda _: None) if stream else None)
-        assert [seen.body and seen.body["stream"] for seen in server.chats()] == [True]
-        assert reply.text == "Hello to you"
-        assert reply.usage["completion_tokens"] == 3
-
-
-@pytest.mark.parametrize("kind", KINDS)
-async def test_a_short_answer_is_not_streamed_where_nobody_looks(
-    connect: Callable[..., Backend], kind: Any
-) -> None:
-    async with Scripted(kind=kind) as server:
-        await (await connected(connect, server)).chat(HELLO, CALL)
-        assert server.chats()[0].body == {"model": "scripted", **HELLO}
-
-
-@pytest.mark.parametrize(
-    ("kind", "wish"),
-    [
-        ("llama-cpp-python", {"tools": [{"type": "function", "function": {"name": "f"}}]}),
-        ("vllm", {"prompt_logprobs": 1}),
-    ],
-)
-async def test_what_a_server_cannot_stream_is_not_streamed(
-    connect: Callable[..., Backend], kind: Any, wish: dict[str, Any]
-) -> None:
-    async with Scripted(kind=kind) as server:
-        await (await connected(connect, server)).chat({**LONG, **wish}, CALL)
-        [seen] = server.chats()
-        assert seen.body is not None
-        assert "stream" not in seen.body
-
-
-async def test_tokens_that_cannot_be_counted_are_not_made_up(connect: Callable[..., Backend]) -> None:
-    async with Scripted(kind="llama-cpp-python") as server:
-        backend = await connected(connect, server)
-        server.script({"fault": "status", "status": 500, "path": "/extras/tokenize/count"})
-        reply = await backend.chat(LONG, CALL)
-        assert reply.text == "Hello to you"
-        assert reply.usage == {}
-
-
-INTERRUPTED: Any = {
-    "fault": "events",
-    "text": 'data: {"choices": [{"index": 0, "delta": {"content": "Hel"}}]}\n\ndata: [DONE]\n\n',
-}
-
-
-async def test_a_stream_that_another_request_interrupted_is_asked_again_whole(
-    connect: Callable[..., Backend],
-) -> None:
-    async with Scripted(kind="llama-cpp-python") as server:
-        backend = await connected(connect, server)
-        server.script(INTERRUPTED)
-        reply = await backend.chat(LONG, CALL)
-        assert reply.text == "Hello to you"
-        assert ["stream" in (seen.body or {}) for seen in server.chats()] == [True, False]
-
-
-async def test_an_interrupted_stream_that_was_shown_is_no_answer(
-    server: Scripted, connect: Callable[..., Backend]
-) -> None:
-    server.script(INTERRUPTED)
-    with pytest.raises(BackendUnavailable, match="broke off"):
-        await connect(server).chat(LONG, CALL, lambda _: None)
-
-
 async def test_a_stream_that_breaks_after_it_was_shown_is_not_started_over(
     server: Scripted, connect: Callable[..., Backend]
 ) -> None:
@@ -461,6 +338,37 @@ async def test_a_listener_that_raises_stops_the_server(connect: Callable[..., Ba
         with pytest.raises(EnoughError):
             await connect(server).chat(HELLO, CALL, stop)
         await until(lambda: server.chats()[0].outcome == "disconnected", 1.0)
+
+
+async def test_a_connection_is_used_again(
+    server: Scripted, connect: Callable[..., Backend], stream: bool
+) -> None:
+    backend = connect(server)
+    sink: Callable[[Chunk], None] | None = (lambda _: None) if stream else None
+    await backend.chat(HELLO, CALL, sink)
+    assert server._runner is not None
+    assert server._runner.server is not None
+    opened = set(server._runner.server.connections)
+    for _ in range(3):
+        await backend.chat(HELLO, CALL, sink)
+    assert set(server._runner.server.connections) == opened
+
+
+async def test_the_key_goes_with_every_request() -> None:
+    heads: list[bytes] = []
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.close()
+
+    async with await asyncio.start_server(take, "127.0.0.1", 0) as listener:
+        url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+        client = OpenAIClient(url, BackendOptions((url,), api_key="secret"))
+        with pytest.raises(BackendUnavailable, match="closed the connection"):
+            await client.post("/v1/embeddings", {}, wanted="data", request_id="a", timeout_s=5)
+        await client.aclose()
+    lines = heads[0].decode().lower().split("\r\n")
+    assert {"authorization: bearer secret", "accept-encoding: identity", "x-request-id: a"} <= set(lines)
 
 
 async def test_embeddings_come_as_the_server_gives_them(
