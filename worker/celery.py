@@ -3,212 +3,28 @@
 A producer needs none of this: it sends to a task's name with plain Celery.
 """
 
-import asyncio
 import logging
-import random
 import sys
-import time
-from collections.abc import Coroutine, Iterator, Mapping
 from typing import Any
 
-from celery import Celery, Task
+from celery import Celery
 from celery.app.amqp import AMQP
-from celery.exceptions import Ignore, SoftTimeLimitExceeded, TimeLimitExceeded
 from celery.signals import after_setup_logger
 from kombu import Queue
 
-from worker import __version__, metrics
-from worker.backends.base import CallContext, Json
-from worker.contracts.base import Options
+from worker.catalogue_task import CatalogueTask
 from worker.delivery.deliveries import Deliveries
-from worker.delivery.ledger import persist
-from worker.delivery.once import fingerprint, first_result
-from worker.errors import DeadLettered, DeadlineExceeded, InputTooLarge, SettingsError, TaskError
-from worker.execution.bridge import can_sleep, off_loop, process_loop, run_sync, wait_for
+from worker.errors import SettingsError
+from worker.execution.bridge import off_loop, process_loop
 from worker.execution.engine import equip
-from worker.execution.inbox import DELIVERY
 from worker.execution.pool import chosen_pool
 from worker.health import HealthStep
 from worker.settings import Settings, settings
 from worker.tasks import CATALOGUE
-from worker.tasks import Task as Entry
-from worker.tasks.base import Work, feed, options_of, run
 from worker.wiring import build_deliveries, follow_capacity, runtime
 
 #: `celery` is where a producer that names no queue sends to; it is served like `default`.
 QUEUES = ("interactive", "default", "celery", "batch")
-
-#: Seconds the backend has to say why there is no answer, once the deadline passed.
-DEADLINE_SLACK_S = 0.5
-
-#: After a failure that may pass a task is tried again within this, doubling up to the most; seconds.
-RETRY_WAIT_S, MOST_RETRY_WAIT_S = 2.0, 300.0
-
-
-class Shown(Mapping[str, Any]):
-    """A task's result as Celery carries it: a dict as JSON, a short line where Celery shows it.
-
-    Of a dict it would make a text of 200 characters, for its log and its events, walking through all of it:
-    that took a fifth of the CPU time of a task.
-    """
-
-    def __init__(self, result: Json) -> None:
-        self._result = result
-
-    def __json__(self) -> Json:
-        return self._result
-
-    def __getitem__(self, key: str) -> Any:
-        return self._result[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._result)
-
-    def __len__(self) -> int:
-        return len(self._result)
-
-    def __repr__(self) -> str:
-        meta = self._result["meta"]
-        used = meta["usage"]
-        tokens = f"{used.get('prompt_tokens', 0)} + {used.get('completion_tokens', 0)} tokens"
-        return f"{tokens} of {meta['model']}, {meta['finish_reason']}{', cached' if meta['cached'] else ''}"
-
-
-class CatalogueTask(Task):  # type: ignore[type-arg]
-    """A task of the catalogue as Celery runs it, on any pool."""
-
-    abstract = True
-    Request = "worker.execution.consumer:Request"
-    typing = False
-    throws = (TaskError,)  # expected endings: one line in the log, no traceback
-    resultrepr_maxsize = 200
-    entry: Entry
-    backend: Any
-
-    def run(self, *previous: Any, **arguments: Any) -> Shown:
-        """Called by Celery's tracer; `previous` is the result of the task before this one in a chain."""
-        request = self.request_stack.top
-        try:
-            performed = self._perform(request, previous, arguments)
-            # Our pool and prefork see to time limits themselves; on threads and solo nobody else does.
-            return Shown(wait_for(performed if can_sleep() else self._limited(request, performed)))
-        except TaskError as error:
-            if error.retryable and _delivery_of(request):
-                self._again_or_dead(request, error, options_of(arguments).deadline_s)
-            raise
-
-    async def _limited(self, request: Any, performed: Coroutine[Any, Any, Json]) -> Json:
-        """Within the limits of the message, or the task's own."""
-        hard_s, soft_s = request.timelimit or (None, None)
-        soft_s, hard_s = soft_s or self.soft_time_limit, hard_s or self.time_limit
-        limit_s = min((limit for limit in (soft_s, hard_s) if limit), default=None)
-        try:
-            async with asyncio.timeout(limit_s) as bound:
-                return await performed
-        except TimeoutError:
-            if not bound.expired():
-                raise
-            raise (
-                SoftTimeLimitExceeded(limit_s) if limit_s == soft_s else TimeLimitExceeded(limit_s)
-            ) from None
-
-    async def _perform(self, request: Any, previous: tuple[Any, ...], arguments: Json) -> Json:
-        name = self.entry.name
-        metrics.TASKS_STARTED.labels(name).inc()
-        outcome = "cancelled"
-        with metrics.TASKS_IN_FLIGHT.track_inprogress(), metrics.TASK_SECONDS.labels(name).time():
-            try:
-                result = await self._run(request, previous, arguments)
-                outcome = "success"
-            except Exception as error:
-                outcome = type(error).__name__
-                raise
-            finally:
-                metrics.TASKS_ENDED.labels(name, outcome).inc()
-        self._account(result)
-        return result
-
-    async def _run(self, request: Any, previous: tuple[Any, ...], arguments: Json) -> Json:
-        shared = runtime()
-        limit = shared.settings.storage.max_message_bytes
-        if (size := request.get("body_bytes") or 0) > limit:
-            raise InputTooLarge(f"The task message has {size:,} bytes, the limit is {limit:,}.")
-        options = options_of(arguments)
-        if previous:
-            arguments = feed(previous[0], self.entry.contract, arguments)
-        parsed = self.entry.contract.parse(arguments)
-        queue_s = _since(request.get("sent_at"))
-        waited_s = (
-            time.time() - _delivery_of(request).get("first_s", time.time()) if queue_s is None else queue_s
-        )
-        remaining_s = None if options.deadline_s is None else options.deadline_s - waited_s
-
-        async def progress(done: int, total: int, unit: str) -> None:
-            meta = {"done": done, "total": total, "unit": unit}
-            await run_sync(self.backend.store_result, request.id, meta, "PROGRESS", request=request)
-
-        work = Work(
-            backend=shared.backend,
-            call=CallContext(
-                task_id=request.id,
-                deadline=None if remaining_s is None else time.monotonic() + remaining_s,
-                lane=(request.delivery_info or {}).get("routing_key") or "default",
-            ),
-            texts=shared.texts,
-            progress=progress,
-            queue_s=queue_s,
-        )
-        try:
-            async with asyncio.timeout(None if remaining_s is None else remaining_s + DEADLINE_SLACK_S):
-                shared_result = await self._result_of_another(request.id, options, arguments)
-                return shared_result or await run(self.entry, parsed, work)
-        except TimeoutError:
-            raise DeadlineExceeded(
-                f"No answer within options.deadline_s = {options.deadline_s:g} s."
-            ) from None
-
-    async def _result_of_another(self, task_id: str, options: Options, arguments: Json) -> Json | None:
-        """The result of a task that does the same by its key or its words; None: this one does it."""
-        asked = fingerprint(self.entry.name, {**arguments, "options": None}, __version__)
-        if options.idempotency_key is not None:
-            name = fingerprint("key", options.tenant, options.idempotency_key)
-        elif options.cache:
-            name = fingerprint("cache", options.tenant, asked, runtime().settings.backend.llm_model)
-        else:
-            return None
-        result = await first_result(self.backend.ledger, name, task_id, asked, int(self.backend.expires))
-        return result and {**result, "meta": {**result["meta"], "cached": True}}
-
-    def _again_or_dead(self, request: Any, error: TaskError, deadline_s: float | None) -> None:
-        """Put a task off that failed for a reason that may pass; not for ever, and not beyond its deadline.
-
-        Raises:
-            Ignore: it will be tried again.
-            DeadLettered: it has been tried often enough.
-        """
-        group, delivery = runtime().settings.worker, _delivery_of(request)
-        tries, spent_s = delivery["tries"] + 1, time.time() - delivery["first_s"]
-        if tries > group.task_max_retries or spent_s > group.task_retry_total_s:
-            dead = DeadLettered(f"Tried {tries} times in {spent_s:.0f} s. {error}")
-            self.backend.bury(dead, request)
-            raise dead from error
-        delay_s = random.uniform(0, min(MOST_RETRY_WAIT_S, RETRY_WAIT_S * 2.0**tries))  # noqa: S311 - full jitter
-        if deadline_s is not None and spent_s + delay_s > deadline_s:
-            return
-        self.backend.mark_as_retry(request.id, error, request=request)
-        note = {"at": round(time.time() * 1000), "event": "put off", "error": str(error), "for_s": delay_s}
-        wait_for(persist(lambda: self.backend.ledger.defer(delivery["token"], delay_s, note)))
-        raise Ignore from error
-
-    def _account(self, result: Json) -> None:
-        name, meta = self.entry.name, result["meta"]
-        metrics.BACKEND_CALLS.labels(name).inc(meta["attempts"])
-        for kind in ("prompt_tokens", "completion_tokens"):
-            metrics.TOKENS.labels(name, kind.removesuffix("_tokens")).inc(meta["usage"].get(kind, 0))
-        if (ttft_s := meta["timings"]["ttft_s"]) is not None:
-            metrics.TTFT_SECONDS.labels(name).observe(ttft_s)
-        if (queue_s := meta["timings"]["queue_s"]) is not None:
-            metrics.QUEUE_SECONDS.labels(name).observe(queue_s)
 
 
 class LoopFriendlyAMQP(AMQP):
@@ -262,24 +78,11 @@ def _deliveries(chosen: Settings) -> Deliveries:
     return deliveries
 
 
-def _delivery_of(request: Any) -> Json:
-    """What delivery knows of a request's message; {} where it came another way (`apply()`)."""
-    found: Json = (request.get("properties") or {}).get(DELIVERY) or {}
-    return found
-
-
 @after_setup_logger.connect
 def _one_line_a_task(loglevel: int, **_: Any) -> None:
     """Celery says of every task that it came and how it ended; the second says it all."""
     if loglevel >= logging.INFO:
         logging.getLogger("celery.worker.strategy").setLevel(logging.WARNING)
-
-
-def _since(sent_at: object) -> float | None:
-    """Seconds since a producer's `sent_at` header, Unix seconds; never negative, clocks differ."""
-    if isinstance(sent_at, int | float):
-        return max(0.0, time.time() - sent_at)
-    return None
 
 
 try:
