@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 export UV_SYSTEM_CERTS ?= 1
 UV_VERSION := $(shell sed -n 's/^uv==\([^ ]*\).*/\1/p' requirements.lock)
 
-.PHONY: help install demo test test-engines check lint types format bench lock clean
+.PHONY: help install demo test faults test-engines check lint types format bench bench-quick lock clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -34,6 +34,9 @@ demo: install ## Redis, llama.cpp, a worker and real tasks on this machine
 test: install ## All tests on real Redis, real workers and real llama.cpp
 	@$(BIN)/pytest -n 3 -m "not engines" --dist loadfile $(ARGS)
 
+faults: install ## The fault suite in its long form, about two hours; FAULT_SEED=… repeats a run's choices
+	@FAULTS=long $(BIN)/pytest tests/faults --timeout 7200 $(ARGS)
+
 test-engines: install ## The behavioural suite on every real engine (installs them into .engines)
 	@$(BIN)/python tests/engines/run.py $(ARGS)
 
@@ -52,14 +55,21 @@ format: install ## Format the code and fix what lint can fix
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: install ## Side-by-side measurements; results under docs/benchmarks
-	@$(BIN)/python -m bench
+bench: install ## Side-by-side measurements, half an hour; results under docs/benchmarks
+	@$(BIN)/python -m bench $(ARGS)
 
-lock: install ## Resolve the dependencies again into requirements.lock and docker/worker.lock
+bench-quick: install ## The short form, under 3 minutes; results on the screen only
+	@$(BIN)/python -m bench --quick $(ARGS)
+
+lock: install ## Resolve the dependencies again: requirements.lock, docker/worker.lock, bench/*.lock
 	@$(BIN)/python -m uv pip compile --quiet pyproject.toml --all-extras --universal --generate-hashes \
 		--no-annotate --no-header --python-version 3.11 --upgrade -o requirements.lock
 	@$(BIN)/python -m uv pip compile --quiet pyproject.toml --extra models --universal --generate-hashes \
 		--no-annotate --no-header --python-version 3.11 --constraint requirements.lock -o docker/worker.lock
+	@for group in arq peers; do \
+		$(BIN)/python -m uv pip compile --quiet --group bench-$$group --universal --generate-hashes --no-annotate \
+			--no-header --python-version 3.11 --upgrade -o bench/$$group.lock || exit 1; \
+	done
 
 clean: ## Remove .venv, .engines and caches
 	@rm -rf $(VENV) .engines .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

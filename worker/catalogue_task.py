@@ -4,6 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import Coroutine, Iterator, Mapping
+from concurrent.futures import CancelledError
 from typing import Any
 
 from celery import Task
@@ -15,7 +16,7 @@ from worker.contracts.base import Options
 from worker.delivery.ledger import persist
 from worker.delivery.once import fingerprint, first_result
 from worker.errors import DeadLettered, DeadlineExceeded, InputTooLarge, TaskError
-from worker.execution.bridge import can_sleep, run_sync, wait_for
+from worker.execution.bridge import can_sleep, cancellable, run_sync, wait_for
 from worker.execution.inbox import DELIVERY
 from worker.tasks import Task as Entry
 from worker.tasks.base import Work, feed, options_of, run
@@ -73,8 +74,10 @@ class CatalogueTask(Task):  # type: ignore[type-arg]
         request = self.request_stack.top
         try:
             performed = self._perform(request, previous, arguments)
-            # Our pool and prefork see to time limits themselves; on threads and solo nobody else does.
+            # Our pool sees to limits and cancelling itself; on threads and solo nobody else does.
             return Shown(wait_for(performed if can_sleep() else self._limited(request, performed)))
+        except CancelledError:
+            raise Ignore from None  # cancelled on a thread: its outcome is stored
         except TaskError as error:
             if error.retryable and _delivery_of(request):
                 self._again_or_dead(request, error, options_of(arguments).deadline_s)
@@ -87,7 +90,7 @@ class CatalogueTask(Task):  # type: ignore[type-arg]
         limit_s = min((limit for limit in (soft_s, hard_s) if limit), default=None)
         try:
             async with asyncio.timeout(limit_s) as bound:
-                return await performed
+                return await cancellable(request.id, performed)
         except TimeoutError:
             if not bound.expired():
                 raise

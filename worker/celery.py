@@ -13,15 +13,13 @@ from celery.signals import after_setup_logger
 from kombu import Queue
 
 from worker.catalogue_task import CatalogueTask
-from worker.delivery.deliveries import Deliveries
 from worker.errors import SettingsError
 from worker.execution.bridge import off_loop, process_loop
 from worker.execution.engine import equip
-from worker.execution.pool import chosen_pool
 from worker.health import HealthStep
 from worker.settings import Settings, settings
 from worker.tasks import CATALOGUE
-from worker.wiring import build_deliveries, follow_capacity, runtime
+from worker.wiring import build_deliveries, runtime
 
 #: `celery` is where a producer that names no queue sends to; it is served like `default`.
 QUEUES = ("interactive", "default", "celery", "batch")
@@ -46,7 +44,10 @@ def create_app(chosen: Settings) -> Celery:
         app,
         chosen.redis.address,
         sys.argv,
-        lambda: _deliveries(chosen),
+        # Children have servers of their own.
+        lambda: build_deliveries(
+            chosen, process_loop(), None if app.conf.worker_pool == "prefork" else runtime().backend
+        ),
         concurrency=chosen.worker.worker_concurrency,
         result_ttl_s=chosen.redis.result_ttl_s,
         grace_s=chosen.worker.worker_shutdown_grace_s,
@@ -67,15 +68,6 @@ def create_app(chosen: Settings) -> Celery:
         app.register_task(task())
     app.steps["worker"].add(HealthStep)
     return app
-
-
-def _deliveries(chosen: Settings) -> Deliveries:
-    """For this worker's process, which is also where its tasks run, unless it has children for that."""
-    loop, backend = process_loop(), runtime().backend
-    deliveries = build_deliveries(chosen, loop, backend)
-    if chosen_pool(sys.argv) != "prefork":
-        follow_capacity(deliveries, backend, loop)
-    return deliveries
 
 
 @after_setup_logger.connect

@@ -6,6 +6,7 @@
 """
 
 import asyncio
+import math
 from typing import Any
 
 from aiohttp import web
@@ -13,9 +14,11 @@ from celery import bootsteps
 from celery.bootsteps import RUN  # type: ignore[attr-defined]  # missing in the stubs
 from celery.utils.log import get_logger
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from redis.exceptions import RedisError
 
-from worker import __version__
-from worker.backends.base import State
+from worker import __version__, metrics
+from worker.backends.base import ServerLoad, State
+from worker.delivery import truth
 from worker.execution.bridge import process_loop
 from worker.wiring import Runtime, runtime
 
@@ -97,7 +100,42 @@ class HealthServer:
         return web.json_response({"status": "ok"})
 
     async def _metrics(self, _request: web.Request) -> web.Response:
+        _show_gate(self._shared.backend.load())
+        try:
+            async with (
+                asyncio.timeout(PROBE_TIMEOUT_S),
+                self._shared.settings.redis.address.connect_once() as client,
+            ):
+                _show_work(await truth.look(client))
+        except (TimeoutError, RedisError, OSError):
+            _show_work(None)
         return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+def _show_gate(servers: list[ServerLoad]) -> None:
+    for server in servers:
+        metrics.SERVER_READY.labels(server.url).set(server.state is State.READY)
+        metrics.SERVER_LIMIT.labels(server.url).set(server.limit)
+        metrics.SERVER_IN_FLIGHT.labels(server.url).set(server.in_flight)
+        metrics.GATE_WAITING.set(server.waiting)  # the same for each
+
+
+def _show_work(found: truth.Truth | None) -> None:
+    """None: nobody knows."""
+    metrics.QUEUE_WAITING.clear()
+    metrics.QUEUE_OLDEST_SECONDS.clear()
+    for queue in found.queues if found else ():
+        metrics.QUEUE_WAITING.labels(queue.name).set(queue.waiting)
+        metrics.QUEUE_OLDEST_SECONDS.labels(queue.name).set(queue.oldest_s or 0)
+    for gauge, name in (
+        (metrics.RESERVED, "reserved"),
+        (metrics.RUNNING, "running"),
+        (metrics.PARKED, "parked"),
+        (metrics.DELAYED, "delayed"),
+        (metrics.SUSPECTS, "suspects"),
+        (metrics.DEAD, "dead"),
+    ):
+        gauge.set(getattr(found, name) if found else math.nan)
 
 
 class HealthStep(bootsteps.StartStopStep):

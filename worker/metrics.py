@@ -23,3 +23,24 @@ TTFT_SECONDS = Histogram(
 )  # fmt: skip
 TOKENS = Counter("kc_tokens", "Tokens as the model server counted them.", ["task", "kind"])
 BACKEND_CALLS = Counter("kc_backend_requests", "HTTP requests to model servers, retries included.", ["task"])
+
+# What Redis knows of all workers, read when it is asked for; NaN while Redis is away. Every worker shows the
+# same figures: take the maximum, not the sum.
+QUEUE_WAITING = Gauge("kc_queue_waiting", "Tasks in a queue that no worker has taken.", ["queue"])
+QUEUE_OLDEST_SECONDS = Gauge(
+    "kc_queue_oldest_seconds",
+    "Since the task whose turn is next was sent, or first seen where it does not say; 0 where none waits.",
+    ["queue"],
+)
+RESERVED = Gauge("kc_reserved", "Tasks in the hands of workers.")
+RUNNING = Gauge("kc_running", "Of the reserved tasks, those with a model server.")
+PARKED = Gauge("kc_parked", "Of the reserved tasks, those that wait for a model server.")
+DELAYED = Gauge("kc_delayed", "Tasks that are not due yet: an eta, or a retry.")
+SUSPECTS = Gauge("kc_suspects", "Tasks whose worker died with them and that wait to be tried again.")
+DEAD = Gauge("kc_dead", "Dead letters.")
+
+# This worker's gate in front of its model servers.
+SERVER_READY = Gauge("kc_server_ready", "1 while a model server takes work, else 0.", ["server"])
+SERVER_LIMIT = Gauge("kc_server_limit", "Most requests this worker sends a model server at once.", ["server"])
+SERVER_IN_FLIGHT = Gauge("kc_server_in_flight", "Requests a model server has of this worker.", ["server"])
+GATE_WAITING = Gauge("kc_gate_waiting", "Requests of this worker that wait for a slot of any model server.")

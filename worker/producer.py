@@ -11,14 +11,15 @@ from celery import Celery, chain
 from celery.canvas import Signature
 from kombu.exceptions import OperationalError
 
-from worker.errors import LocalError
+from worker.delivery.asking import cancel_tasks, unusable
 from worker.redis_client import CONNECT_TIMEOUT_S, SOCKET_TIMEOUT_S, RedisAddress
 from worker.storage.texts import TextStore
 
 Json = dict[str, Any]
 
-QUEUES = ("interactive", "default", "batch")
 _POLL_S = 0.05
+#: Seconds the rest of a chain has to end once one of its tasks has failed: failures are stored one by one.
+_AFTER_FAILURE_S = 2.0
 #: Room in a message for what Celery adds to the arguments.
 _ENVELOPE_BYTES = 4096
 
@@ -87,13 +88,15 @@ class Producer:
 
     Args:
         address: the broker and result store.
+        result_ttl_s: seconds it is known that a task was cancelled.
 
     Raises:
         LocalError: from any method, when Redis cannot be reached.
     """
 
-    def __init__(self, address: RedisAddress) -> None:
+    def __init__(self, address: RedisAddress, result_ttl_s: int = 86400) -> None:
         self._address = address
+        self._result_ttl_s = result_ttl_s
         self._app = Celery("kc-worker", broker=address.broker_url, set_as_current=False)
         # Results are read from an app of their own: one that also sends would subscribe to each of them.
         self._store = Celery("kc-worker-results", backend=address.result_url, set_as_current=False)
@@ -125,7 +128,7 @@ class Producer:
         return [Sent(task_id, *task) for task_id, task in zip(ids, tasks, strict=True)]
 
     def follow(self, tasks: Sequence[Sent], on_update: Callable[[], None] = lambda: None) -> None:
-        """Watch tasks until all have ended, or one of them has failed.
+        """Watch tasks until all have ended, or one of them has failed and the others had 2 s to.
 
         What comes after a revoked task of a chain never ends. `on_update` is called every 50 ms.
         """
@@ -136,27 +139,25 @@ class Producer:
                     if task.latest.ended:
                         task.ended_s = time.monotonic()
             on_update()
-            if all(task.latest.ended for task in tasks) or any(task.latest.failed for task in tasks):
+            failed_s = [task.ended_s for task in tasks if task.latest.failed and task.ended_s is not None]
+            if all(task.latest.ended for task in tasks):
+                return
+            if failed_s and time.monotonic() - min(failed_s) > _AFTER_FAILURE_S:
                 return
             time.sleep(_POLL_S)
 
-    def cancel(self, task: Sent) -> None:
-        """Stop a task, running or waiting; it ends REVOKED."""
-        self._reach(lambda: self._app.control.revoke(task.id, terminate=True))
+    def cancel(self, task_id: str) -> str:
+        """Cancel a task wherever it is; it ends REVOKED, whether a worker is there or not.
+
+        Returns:
+            "running", "waiting" (queued, delayed, or not known here), or the outcome it has already.
+        """
+        return cancel_tasks(self._address, [task_id], self._result_ttl_s)[task_id]
 
     def workers(self, timeout_s: float = 1.0) -> list[str]:
         """Names of the workers that answer within `timeout_s` seconds."""
         answers = self._reach(lambda: self._app.control.ping(timeout=timeout_s))
         return sorted(name for answer in answers or [] for name in answer)
-
-    def queue_lengths(self) -> dict[str, int]:
-        """Tasks waiting in each queue."""
-        return {name: int(self._reach(self._redis.llen, name)) for name in QUEUES}
-
-    def redis_version(self) -> str:
-        """What the server says it is."""
-        info = self._reach(self._redis.info, "server")
-        return str(info.get("valkey_version") or info["redis_version"])
 
     def close(self) -> None:
         """Close all connections."""
@@ -199,11 +200,7 @@ class Producer:
         try:
             return ask(*args)
         except (redis.RedisError, OperationalError, OSError) as error:
-            reason = str(error).rstrip(".")
-            raise LocalError(
-                f"Redis at {self._address.shown} cannot be used: {reason}. Start one with `kc-worker up` or "
-                "`docker compose up -d`, or correct REDIS_URL."
-            ) from error
+            raise unusable(self._address, error) from error
 
 
 def fit_message(kwargs: Json, field_name: str, texts: TextStore, max_bytes: int) -> tuple[Json, int]:

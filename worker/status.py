@@ -1,13 +1,17 @@
-"""What is reachable from here: Redis, its queues, the workers, the model servers."""
+"""What is reachable from here and what there is to do: Redis, queues, workers, model servers."""
 
 import asyncio
 import copy
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
 
 from worker.backends.base import CallContext, Capabilities, State
+from worker.delivery import truth
+from worker.delivery.asking import ask
+from worker.delivery.truth import Truth
 from worker.errors import LocalError, TaskError
-from worker.producer import Producer
 from worker.settings import Settings
 from worker.wiring import build_backend
 
@@ -22,15 +26,15 @@ class RedisStatus:
         url: where it is, without password.
         version: its version; "" when it does not answer.
         error: why it does not answer; "" when it does.
-        queues: tasks waiting, by queue.
-        workers: names of the workers that answered.
+        delivery: how much work there is and where; None when it does not answer.
+        copies: messages that wait for the outcome of a task that is running already.
     """
 
     url: str
     version: str = ""
     error: str = ""
-    queues: dict[str, int] = field(default_factory=dict)
-    workers: list[str] = field(default_factory=list)
+    delivery: Truth | None = None
+    copies: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +67,8 @@ class Status:
         found = []
         if self.redis.error:
             found.append(self.redis.error)
-        elif not self.redis.workers:
-            found.append("No worker answers. Start one with `kc-worker worker`.")
+        elif self.redis.delivery and not self.redis.delivery.workers:
+            found.append("There is no live worker. Start one with `kc-worker worker`.")
         if not any(server.state == State.READY for server in self.servers):
             found += [f"{server.url} is {server.state}: {server.reason}" for server in self.servers]
         return found
@@ -77,13 +81,18 @@ def look(chosen: Settings) -> Status:
 
 def _redis(chosen: Settings) -> RedisStatus:
     address = chosen.redis.address
-    with Producer(address) as producer:
-        try:
-            version = producer.redis_version()
-            queues = producer.queue_lengths()
-            return RedisStatus(address.shown, version, "", queues, producer.workers())
-        except LocalError as error:
-            return RedisStatus(address.shown, error=str(error))
+
+    async def found(client: Redis) -> RedisStatus:
+        server = await client.info("server")
+        version = str(server.get("valkey_version") or server["redis_version"])
+        return RedisStatus(
+            address.shown, version, "", await truth.look(client), await truth.copies_waiting(client)
+        )
+
+    try:
+        return ask(address, found)
+    except LocalError as error:
+        return RedisStatus(address.shown, error=str(error))
 
 
 async def _servers(chosen: Settings) -> list[ServerStatus]:

@@ -39,16 +39,21 @@ def build_texts(chosen: Settings) -> TextStore:
     return TextStore(group.blob_dir, group.input_dirs, group.max_text_bytes)
 
 
-def build_deliveries(chosen: Settings, loop: asyncio.AbstractEventLoop, backend: Backend) -> Deliveries:
+def build_deliveries(
+    chosen: Settings, loop: asyncio.AbstractEventLoop, backend: Backend | None
+) -> Deliveries:
     """What this process takes from the queues; for a worker's main process.
 
     Args:
         chosen: the settings.
         loop: where it works.
-        backend: whose load it reports; used on the same loop.
+        backend: whose load it reports and follows; used on the same loop. None where the
+            tasks run in other processes.
     """
 
     def report() -> Json:
+        if backend is None:
+            return {}
         load = backend.load()
         return {
             "running": sum(server.in_flight for server in load),
@@ -57,10 +62,13 @@ def build_deliveries(chosen: Settings, loop: asyncio.AbstractEventLoop, backend:
 
     group = chosen.worker
     options = DeliveryOptions(group.worker_lease_s, group.task_max_deliveries, report)
-    return Deliveries(chosen.redis.address, loop, options)
+    deliveries = Deliveries(chosen.redis.address, loop, options)
+    if backend is not None:
+        _follow_capacity(deliveries, backend, loop)
+    return deliveries
 
 
-def follow_capacity(deliveries: Deliveries, backend: Backend, loop: asyncio.AbstractEventLoop) -> None:
+def _follow_capacity(deliveries: Deliveries, backend: Backend, loop: asyncio.AbstractEventLoop) -> None:
     """Hold as many tasks as the model servers have use for, and a few for what comes next.
 
     While no server is ready a few tasks are held all the same: whose deadline passes is told so.

@@ -1,49 +1,20 @@
-"""`kc-worker` as a person types it, in a process of its own."""
+"""The commands for trying things out: run, status, up, worker."""
 
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.acceptance.conftest import KC_WORKER, KcWorker, clean_environment
 from worker.local.celery_worker import LocalWorker
 from worker.local.child import Child, free_port
-from worker.settings import CONTAINER_SETTINGS, setting_names
-
-Result = subprocess.CompletedProcess[str]
-KcWorker = Callable[..., Result]
-
-KC_WORKER = [sys.executable, "-m", "worker"]
-
-
-def clean_environment(**changes: str) -> dict[str, str]:
-    foreign = {*setting_names(), *CONTAINER_SETTINGS}
-    return {name: value for name, value in os.environ.items() if name not in foreign} | changes
-
-
-@pytest.fixture
-def kc_worker(tmp_path: Path) -> KcWorker:
-    """`kc_worker("run", …, REDIS_URL=…)` in an empty folder, with only these settings."""
-
-    def call(*arguments: str, **settings: str) -> Result:
-        return subprocess.run(
-            [*KC_WORKER, *arguments],
-            cwd=tmp_path,
-            env=clean_environment(**settings),
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-
-    return call
 
 
 @pytest.fixture
@@ -56,7 +27,7 @@ def served(shared_worker: LocalWorker, redis_url: str, llama_url: str) -> dict[s
 def test_help_lists_every_command_without_loading_any(kc_worker: KcWorker) -> None:
     answer = kc_worker("--help")
     assert answer.returncode == 0
-    for command in ("demo", "up", "run", "status", "worker", "models"):
+    for command in ("demo", "up", "run", "status", "cancel", "dlq", "worker", "models"):
         assert re.search(rf"^  {command} ", answer.stdout, re.MULTILINE)
     imported = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "worker", "--help"],
@@ -78,7 +49,10 @@ def test_an_unknown_command_or_option_is_status_2(kc_worker: KcWorker) -> None:
     assert kc_worker("run", "llm.chat", "--colour", "red").returncode == 2
 
 
-@pytest.mark.parametrize("command", [["status"], ["run", "llm.chat", "--text", "x"], ["up"], ["worker"]])
+@pytest.mark.parametrize(
+    "command",
+    [["status"], ["run", "llm.chat", "--text", "x"], ["up"], ["worker"], ["cancel", "x"], ["dlq", "list"]],
+)
 def test_a_wrong_setting_is_one_line_that_names_it_and_status_2(
     kc_worker: KcWorker, command: list[str]
 ) -> None:
@@ -178,8 +152,9 @@ def test_status_of_a_working_set_is_0_and_says_what_there_is(
     found = json.loads(answer.stdout)
     assert answer.returncode == 0, found["problems"]
     assert found["redis"]["version"]
-    assert set(found["redis"]["queues"]) == {"interactive", "default", "batch"}
-    assert len(found["redis"]["workers"]) == 1
+    delivery = found["redis"]["delivery"]
+    assert {queue["name"] for queue in delivery["queues"]} == {"interactive", "default", "celery", "batch"}
+    assert len(delivery["workers"]) == 1
     (server,) = found["servers"]
     assert server["state"] == "ready"
     assert server["capabilities"]["slots"] == 4

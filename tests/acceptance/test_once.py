@@ -92,4 +92,3 @@ def test_a_task_that_fails_for_a_while_is_put_off_and_succeeds(stage: Stage) -> 
     sent = stage.chat("put off")
     assert sent.get(timeout=WAIT_S)["choices"][0]["message"]["content"] == "put off"
     assert stage.calls("put off") == 6
-

@@ -14,6 +14,8 @@ from tests.conftest import WorkerFactory, connected_producer
 from worker.local.celery_worker import LocalWorker
 from worker.local.redis import LocalRedis
 from worker.local.scripted import LocalScripted
+from worker.producer import Producer
+from worker.redis_client import RedisAddress
 
 WAIT_S = 40
 
@@ -139,5 +141,14 @@ def test_the_catalogue_runs_on_celerys_own_pools(
             server.script({"fault": "hang", "times": 1})
             late = producer.send_task("llm.chat", kwargs={"messages": messages}, time_limit=2)
             assert type(late.get(timeout=WAIT_S, propagate=False)).__name__ == "TimeLimitExceeded"
+            server.script({"fault": "hang", "times": 1})
+            cancelled = producer.send_task("llm.chat", kwargs={"messages": messages})
+            while server.seen()["requests"][-1]["outcome"] != "running":
+                time.sleep(0.05)
+            with Producer(RedisAddress(fresh_redis.url)) as canceller:
+                canceller.cancel(cancelled.id)
+            while server.seen()["requests"][-1]["outcome"] == "running":
+                time.sleep(0.05)
+            assert cancelled.state == "REVOKED"
     if pool == "prefork":
         assert f"concurrency: {os.cpu_count()} (prefork)" in process.log()

@@ -42,10 +42,8 @@ def test_a_chain_that_breaks_ends_with_the_reason(sender: Producer) -> None:
     assert second.latest.error_type == "InvalidTask"
 
 
-def test_workers_queues_and_version_are_told(sender: Producer) -> None:
+def test_workers_are_told(sender: Producer) -> None:
     assert len(sender.workers()) == 1
-    assert sender.queue_lengths() == {"interactive": 0, "default": 0, "batch": 0}
-    assert sender.redis_version()[0].isdigit()
 
 
 def test_an_unreachable_redis_is_an_error_with_a_remedy_not_a_hang() -> None:

@@ -34,6 +34,8 @@ def test_metrics() -> None:
     assert ours == {
         "kc_tasks_started", "kc_tasks_ended", "kc_tasks_in_flight", "kc_task_duration_seconds",
         "kc_task_queue_seconds", "kc_time_to_first_token_seconds", "kc_tokens", "kc_backend_requests",
+        "kc_queue_waiting", "kc_queue_oldest_seconds", "kc_reserved", "kc_running", "kc_parked", "kc_delayed",
+        "kc_suspects", "kc_dead", "kc_server_ready", "kc_server_limit", "kc_server_in_flight", "kc_gate_waiting",
     }  # fmt: skip
 
 

@@ -205,6 +205,9 @@ class Fleet:
                         costs_nothing = await self._watcher.blame(slot, reason) and spared <= MOST_SPARED
                         if isinstance(error, _Broken) or not costs_nothing:
                             raise
+                    except TaskError:
+                        slot.server.heard(time.monotonic())
+                        raise
                     else:
                         self._gate.answered(slot, _work(answer))
                         return Reply(

@@ -164,7 +164,7 @@ class FoundLimit:
 
     @property
     def _ceiling(self) -> int:
-        """No limit above it is tried now."""
+        """No limit above it is to be tried now."""
         return self.value if self._queued and self._queued_before else self._most
 
     def _next_round(self, limit: int) -> None:
@@ -186,7 +186,7 @@ class FoundLimit:
     def _find(self) -> Generator[int, float, None]:
         limit, rates = yield from self._slow_start()
         was_full = rates.get(2 * limit, math.inf) < rates[limit] * WAS_FULL
-        if len(rates) > 1 and limit < self._most:
+        if limit < self._most:
             limit = yield from self._climb(limit, rates, FIRST_STEP, NEARLY if was_full else BETTER)
         while True:
             until = self._clock() + HOLD_S
@@ -201,9 +201,13 @@ class FoundLimit:
         return limit, {limit: rate}
 
     def _slow_start(self) -> Generator[int, float, tuple[int, dict[int, float]]]:
-        """Double while that pays; returns the best limit and the throughputs found."""
+        """Double while that pays, but not while requests wait inside the server; returns the best so far."""
         limit, rates = yield from self._stand(self.value)
-        while (tried := min(2 * limit, self._ceiling)) > limit:
+        while limit < self._most:
+            if self._ceiling == limit:
+                limit, rates = yield from self._stand(limit)
+                continue
+            tried = min(2 * limit, self._most)
             rates[tried] = yield tried
             if rates[limit] < rates[tried] < rates[limit] * PAYS_AT_SIGHT:
                 rates[tried] = yield tried

@@ -362,7 +362,6 @@ class Scripted:
             self.working -= 1
             self._slots.release()
 
-
     async def _generate(self, seconds: float) -> None:
         """Take this time, or more where too many are worked on."""
         if not self.degrades_past:

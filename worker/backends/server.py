@@ -134,10 +134,15 @@ class Server:
         self.in_flight_batch -= lane is Lane.BATCH
         self.limiter.in_flight(self.in_flight)
 
+    def heard(self, now: float) -> None:
+        """It answers, if only to say that a request is wrong."""
+        self.heard_at = now
+        self.failures = 0
+
     def answered(self, work: float, sent_at: float, now: float) -> None:
         """It works: what goes wrong next starts small again."""
-        self.heard_at = now
-        self.failures = self.downs = 0
+        self.heard(now)
+        self.downs = 0
         self.limiter.answered(work, sent_at)
         self.ramp.answered(self.limiter.value)
 

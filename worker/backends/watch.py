@@ -24,6 +24,9 @@ FAILURES, MOST_ASIDE_S = 3, 60.0
 #: A server that works is asked this often how many requests wait inside it; seconds.
 LISTEN_EVERY_S = 2.0
 
+#: More than a loop's timers are early by, seconds.
+_TIMER_SLACK_S = 0.01
+
 
 class Watcher:
     """Keeps the state of the servers of one gate.
@@ -80,7 +83,8 @@ class Watcher:
             self._set_down(server, str(error))
         elif error.retry_after_s is not None:
             rest_s = server.refused(slot.sent_at, error.retry_after_s)
-            asyncio.get_running_loop().call_later(rest_s, self._gate.wake)
+            # A timer may be a millisecond early, and then nobody would wake them again.
+            asyncio.get_running_loop().call_later(rest_s + _TIMER_SLACK_S, self._gate.wake)
             if server.ready:
                 self._check(server)
         elif server.ready:

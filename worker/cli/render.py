@@ -16,6 +16,21 @@ def shortened(text: str, limit: int = 200) -> str:
     return line if len(line) <= limit else f"{line[: limit - 1].rstrip()}…"
 
 
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Lines whose columns stand below each other; the first row is the header."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def duration(seconds: float) -> str:
+    """As people say it: 12 s, 5 min, 3 h, 2 d."""
+    for unit, size_s in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size_s:
+            return f"{seconds / size_s:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def readable_input(kwargs: Json) -> str:
     """What a task was asked, without the parameters."""
     if messages := kwargs.get("messages"):

@@ -117,7 +117,7 @@ def _send_and_follow(name: str, arguments: dict[str, Any], queue: str, as_json: 
         )
     err = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Producer(chosen.redis.address) as producer:
+    with Producer(chosen.redis.address, chosen.redis.result_ttl_s) as producer:
         task = producer.send(name, arguments, queue)
         warned = False
         try:
@@ -143,7 +143,7 @@ def _send_and_follow(name: str, arguments: dict[str, Any], queue: str, as_json: 
 
                 producer.follow([task], on_update=show)
         except KeyboardInterrupt:
-            producer.cancel(task)
+            producer.cancel(task.id)
             click.echo(f"Cancelled {task.id}.", err=True)
             raise
     if task.latest.failed:

@@ -2,14 +2,18 @@
 
 import dataclasses
 import json
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from worker.delivery.truth import Truth
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def status(as_json: bool) -> int:
-    """What is reachable: Redis, queues, workers, model servers.
+    """What is reachable, and what there is to do: Redis, queues, workers, model servers.
 
     Exit status 1 when a task could not be done now: no Redis, no worker, or no model server that is ready.
     """
@@ -39,13 +43,47 @@ def status(as_json: bool) -> int:
 
     state = f"[green]ready[/] {found.redis.version}" if found.redis.version else "[red]down[/]"
     line("Redis", escape(found.redis.url), state)
-    if found.redis.version:
-        line("Queues", " · ".join(f"{name} {length}" for name, length in found.redis.queues.items()))
-        line("Workers", escape(", ".join(found.redis.workers)) or "none")
     colours = {"ready": "green", "loading": "yellow", "down": "red"}
     for server in found.servers:
         colour = colours[server.state]
         line("Model server", escape(server.url), f"[{colour}]{server.state}[/]", escape(abilities(server)))
+    if (delivery := found.redis.delivery) is not None:
+        click.echo(f"\n{_work(delivery, found.redis.copies)}")
     for problem in found.problems:
         click.echo(problem, err=True)
     return 1 if found.problems else 0
+
+
+def _work(delivery: "Truth", copies: int) -> str:
+    """Queues, what became of the messages taken from them, and who took them."""
+    from worker.cli.render import columns, duration
+
+    queues = [
+        (one.name, str(one.waiting), "-" if one.oldest_s is None else duration(one.oldest_s))
+        for one in delivery.queues
+    ]
+    counted = ("reserved", "running", "parked", "delayed", "suspects", "dead")
+    workers = [
+        (
+            one.name,
+            f"{one.held} of {one.limit}",
+            _known(one.running),
+            _known(one.parked),
+            ",".join(one.queues),
+        )
+        for one in delivery.workers
+    ]
+    tables: list[list[tuple[str, ...]]] = [
+        [("QUEUE", "WAITING", "OLDEST"), *queues],
+        [
+            (*(name.upper() for name in counted), "COPIES"),
+            (*(str(getattr(delivery, name)) for name in counted), str(copies)),
+        ],
+    ]
+    if workers:
+        tables.append([("WORKER", "HOLDS", "RUNNING", "PARKED", "QUEUES"), *workers])
+    return "\n\n".join(columns(table) for table in tables)
+
+
+def _known(number: int | None) -> str:
+    return "?" if number is None else str(number)

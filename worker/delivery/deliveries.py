@@ -151,11 +151,12 @@ class Deliveries:
         self._queues.clear()
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
             async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                await asyncio.gather(*self._tasks, return_exceptions=True)
                 await asyncio.gather(*self._settling)
                 await self._flush()
+                await self._ledger.reclaim(list(self._held))
                 if self._held:
                     back = await self._ledger.give_back(list(self._held), self._note("handed back"))
                     logger.info("Handed back %d tasks.", back)
@@ -233,7 +234,9 @@ class Deliveries:
                 if taken.due_in_s is not None:
                     wait_s = min(wait_s, taken.due_in_s + 0.001)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), wait_s)
+                # Not wait_for: before Python 3.12 it may swallow a cancellation that comes with the event.
+                async with asyncio.timeout(wait_s):
+                    await self._changed.wait()
 
     async def _listen(self, ears: Listener) -> None:
         while True:
@@ -261,7 +264,7 @@ class Deliveries:
             self._changed.set()
         if not self._flushing:
             self._flushing = True
-            self._loop.create_task(self._flush())
+            self._keep(self._flush())
 
     async def _flush(self) -> None:
         """Acknowledge all that is over, many at a time, until none is left."""
@@ -283,7 +286,11 @@ class Deliveries:
             for token in tokens:
                 self._forget(token)
 
-        task = self._loop.create_task(settle())
+        self._keep(settle())
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run in the background; nothing else refers to it."""
+        task = self._loop.create_task(work)
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
 

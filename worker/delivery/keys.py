@@ -8,6 +8,8 @@ DEAD = "kc:dead"
 DEAD_ENTRIES = "kc:dead:entries"
 WORKERS = "kc:workers"
 SUSPECTS = "kc:suspects:%d"
+#: Where work is besides the queues.
+OTHER_WORK = [DELAYED, *(SUSPECTS % deaths for deaths in range(1, 5))]
 RESULT = "celery-task-meta-%s"
 
 #: Task ids are published here when they are cancelled.

@@ -116,6 +116,7 @@ class Ledger:
             suspects: of this worker now.
         """
         lists = [name for lane in lanes for queue in lane for name in keys.lists_of(queue)]
+        lists += keys.OTHER_WORK
         shape = json.dumps([*map(len, lanes), len(keys.PRIORITY_SUFFIXES)])
         now, due, more, found = await self._run(
             "reserve", lists, self._owner, self._lease_ms, wanted, shape, spare, self._max_deliveries,

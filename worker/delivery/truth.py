@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 from redis.asyncio import Redis
 
@@ -24,8 +25,8 @@ class QueueTruth:
     Attributes:
         name: of the queue.
         waiting: messages nobody has taken, of all priorities.
-        oldest_s: seconds since the message whose turn is next was sent (its `sent_at` header), or since it was
-            first seen there where it does not say; None where none waits.
+        oldest_s: seconds since the message whose turn is next was sent (its `sent_at` header), else since it
+            was first seen there; None where none waits.
     """
 
     name: str
@@ -122,7 +123,7 @@ async def look(client: Redis, queues: Sequence[str] = QUEUES) -> Truth:
     )
     workers = [WorkerTruth.of(name.decode(), report.decode()) for name, report in reports]
     return Truth(
-        queues=[_queue(*row, now) for row in rows],
+        queues=[_queue(name, waiting, int(since), int(now)) for name, waiting, since in rows],
         reserved=held,
         running=sum(worker.running or 0 for worker in workers),
         parked=sum(worker.parked or 0 for worker in workers),
@@ -138,15 +139,15 @@ async def copies_waiting(client: Redis) -> int:
 
     Raises redis-py's errors. It asks for every task that runs: for people, not for every few seconds.
     """
-    running = await client.hkeys(keys.RUN)  # type: ignore[misc]  # as redis-py types it
+    running: list[Any] = await client.hkeys(keys.RUN)
     async with client.pipeline(transaction=False) as pipe:
         for task_id in running:
             pipe.llen(keys.COPIES % task_id.decode())
         return sum(await pipe.execute())
 
 
-def _queue(name: bytes, waiting: int, since_ms: bytes, now_ms: bytes) -> QueueTruth:
-    oldest_s = max(0, int(now_ms) - int(since_ms)) / 1000 if waiting else None
+def _queue(name: bytes, waiting: int, since_ms: int, now_ms: int) -> QueueTruth:
+    oldest_s = max(0, now_ms - since_ms) / 1000 if waiting else None
     return QueueTruth(name.decode(), waiting, oldest_s)
 
 

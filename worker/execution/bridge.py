@@ -25,6 +25,8 @@ P = ParamSpec("P")
 #: Threads for blocking calls (file reads, Celery's own publishing), however many CPUs there are.
 HELPER_THREADS = 8
 
+#: Coroutines for which a thread is blocked, by the name they were given.
+_named: dict[str, "asyncio.Future[Any]"] = {}
 _loops: dict[int, asyncio.AbstractEventLoop] = {}
 _loops_lock = threading.Lock()
 os.register_at_fork(after_in_child=lambda: globals().update(_loops_lock=threading.Lock()))
@@ -71,6 +73,24 @@ def wait_for(work: Coroutine[Any, Any, T]) -> T:
     except BaseException:
         future.cancel()  # a time limit's signal, or the process is told to stop
         raise
+
+
+async def cancellable(name: str, work: Coroutine[Any, Any, T]) -> T:
+    """Await `work`; `cancel_named(name)` ends it, whatever thread waits for it."""
+    task = asyncio.ensure_future(work)
+    _named[name] = task
+    try:
+        return await task
+    finally:
+        del _named[name]
+
+
+def cancel_named(name: str) -> bool:
+    """Cancel what runs under a name, on the loop's thread; whether there was such a thing."""
+    if (task := _named.get(name)) is None:
+        return False
+    task.cancel()
+    return True
 
 
 def off_loop(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

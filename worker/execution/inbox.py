@@ -13,6 +13,7 @@ from kombu.utils.json import loads
 
 from worker.delivery.deliveries import Deliveries, revoked
 from worker.delivery.ledger import Delivery
+from worker.execution.bridge import cancel_named
 
 logger = get_logger(__name__)
 
@@ -134,7 +135,7 @@ class Inbox:
                 self.acknowledge(found.token)
             what()
 
-        if self.hub is not None:
+        if not cancel_named(task_id) and self.hub is not None:
             self.hub.call_soon(tell)
 
 

@@ -25,6 +25,7 @@ class LocalWorker(Child):
         env: more settings, by their environment names.
         args: more arguments for `celery -A worker worker`.
         directory: folder for its log and its working directory; None: a temporary one.
+        launcher: what Python runs as Celery's program.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class LocalWorker(Child):
         env: Mapping[str, str] | None = None,
         args: Sequence[str] = (),
         directory: Path | None = None,
+        launcher: Sequence[str] = ("-m", "celery"),
     ) -> None:
         self.health_port = free_port()
         self.health_url = f"http://{HOST}:{self.health_port}"
@@ -47,7 +49,7 @@ class LocalWorker(Child):
             "LLM_SERVER_URL": llm_url,
             "WORKER_HEALTH_PORT": str(self.health_port),
         }
-        command = [sys.executable, "-m", "celery", "-A", "worker", "worker", "--loglevel=info", *args]
+        command = [sys.executable, *launcher, "-A", "worker", "worker", "--loglevel=info", *args]
         super().__init__(
             "worker", command, directory=directory, env=chosen | dict(env or {}), in_own_directory=True
         )

@@ -85,10 +85,13 @@ local function delay(id, queue, raw, due)
   redis.call('HSET', 'kc:delayed:messages', name, cjson.encode({queue, raw, id}))
 end
 
+local function put_with_suspects(deaths, queue, raw)
+  redis.call('LPUSH', 'kc:suspects:' .. math.min(deaths, suspect_lists), cjson.encode({queue, raw}))
+end
+
 -- A delivery that ended without an outcome: its message is under suspicion of what ended it.
 local function suspect(info, raw, line)
-  local history = note(info[1], info[4], {deaths = 1}, line)
-  redis.call('LPUSH', 'kc:suspects:' .. math.min(history.deaths, suspect_lists), cjson.encode({info[2], raw}))
+  put_with_suspects(note(info[1], info[4], {deaths = 1}, line).deaths, info[2], raw)
 end
 
 local function bury(id, queue, raw, reason, since)

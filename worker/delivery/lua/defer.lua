@@ -2,5 +2,6 @@
 local info, raw = let_go(ARGV[1])
 if not info then return 0 end
 note(info[1], info[4], {tries = 1}, ARGV[3])
-delay(info[1], info[2], raw, now_ms() + tonumber(ARGV[2]))
+local due = outcome(info[1]) and 0 or now_ms() + tonumber(ARGV[2])  -- what is cancelled need not wait
+delay(info[1], info[2], raw, due)
 return 1

@@ -1,6 +1,7 @@
 -- Take messages, each with a token, a lease and the claim on its task.
 --
--- KEYS: the lists of all queues, the first lane's first; each queue has one for every priority.
+-- KEYS: the lists of all queues, the first lane's first, each queue has one for every priority; and what else may
+--       bring work, to be told of it.
 -- ARGV: owner, lease (ms), wanted, queues in each lane with the lists a queue has at the end (JSON), spare,
 --       deliveries a task may have without an outcome, suspects in flight here, most deaths among them, suspects
 --       a worker may have in flight that nobody died of.
@@ -33,10 +34,11 @@ local function parse_time(text)
   return days * 86400 + tonumber(h) * 3600 + tonumber(min) * 60 + tonumber(s) - offset
 end
 
-local function hand_out(queue, raw)
+local function hand_out(queue, raw, tried)
   local ok, message = pcall(cjson.decode, raw)
   if not ok then  -- it minds half a surrogate pair, which Python does not
-    ok, message = pcall(cjson.decode, (string.gsub(raw, '\\u[dD][89a-fA-F]%x%x', '?')))
+    local without = string.gsub(string.gsub(raw, '\\\\', '/'), '\\u[dD][89a-fA-F]%x%x', '?')
+    ok, message = pcall(cjson.decode, without)
   end
   if not ok or type(message) ~= 'table' or type(message.properties) ~= 'table' then
     bury('not-a-task-' .. string.sub(redis.sha1hex(raw), 1, 12), queue, raw, 'It is not a Celery message.', now)
@@ -61,6 +63,7 @@ local function hand_out(queue, raw)
     return redis.call('LPUSH', 'kc:copies:' .. id, cjson.encode({queue, raw}))
   end
   local history = redis.call('HEXISTS', 'kc:history', id) == 1 and history_of(id) or {deaths = 0, tries = 0}
+  if history.deaths > 0 and not tried then return put_with_suspects(history.deaths, queue, raw) end
   if mark == '' and history.deaths >= most then mark = 'dead' end
   local first = history.first or now
   last_token = last_token + 1
@@ -90,14 +93,23 @@ local function room(deaths)
   return most <= 2 and 1 or math.max(1, math.floor(breadth ^ (1 - (deaths - 1) / steps)))
 end
 
+local ours = {}
+for _, list in ipairs(KEYS) do ours[list] = true end
 for deaths = 1, suspect_lists do
-  while wanted > 0 and suspects < room(math.max(deaths, worst)) do
-    local suspect = redis.call('RPOP', 'kc:suspects:' .. deaths)
-    if not suspect then break end
-    local queue, raw = unpack(cjson.decode(suspect))
-    local before = wanted
-    hand_out(queue, raw)
-    if wanted < before then suspects, worst = suspects + 1, math.max(worst, deaths) end
+  local list = 'kc:suspects:' .. deaths
+  local foreign = 0
+  while wanted > 0 and foreign < 100 and suspects < room(math.max(deaths, worst)) do
+    local found = redis.call('RPOP', list)
+    if not found then break end
+    local queue, raw = unpack(cjson.decode(found))
+    if ours[queue] then
+      local before = wanted
+      hand_out(queue, raw, true)
+      if wanted < before then suspects, worst = suspects + 1, math.max(worst, deaths) end
+    else
+      foreign = foreign + 1
+      redis.call('LPUSH', list, found)
+    end
   end
 end
 

@@ -1,0 +1,14 @@
+"""Two scales of every scenario: short in `make test`, long in `make faults`."""
+
+import os
+from typing import TypeVar
+
+T = TypeVar("T")
+
+#: Whether this is the long form.
+LONG = os.environ.get("FAULTS") == "long"
+
+
+def scaled(short: T, long: T) -> T:
+    """The number for the form that runs."""
+    return long if LONG else short
