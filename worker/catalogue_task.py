@@ -18,6 +18,7 @@ from worker.delivery.once import fingerprint, first_result
 from worker.errors import DeadLettered, DeadlineExceeded, InputTooLarge, TaskError
 from worker.execution.bridge import can_sleep, cancellable, run_sync, wait_for
 from worker.execution.inbox import DELIVERY
+from worker.metrics import of
 from worker.tasks import Task as Entry
 from worker.tasks.base import Work, feed, options_of, run
 from worker.wiring import runtime
@@ -100,9 +101,9 @@ class CatalogueTask(Task):  # type: ignore[type-arg]
 
     async def _perform(self, request: Any, previous: tuple[Any, ...], arguments: Json) -> Json:
         name = self.entry.name
-        metrics.TASKS_STARTED.labels(name).inc()
+        of(metrics.TASKS_STARTED, name).inc()
         outcome = "cancelled"
-        with metrics.TASKS_IN_FLIGHT.track_inprogress(), metrics.TASK_SECONDS.labels(name).time():
+        with metrics.TASKS_IN_FLIGHT.track_inprogress(), of(metrics.TASK_SECONDS, name).time():
             try:
                 result = await self._run(request, previous, arguments)
                 outcome = "success"
@@ -110,7 +111,7 @@ class CatalogueTask(Task):  # type: ignore[type-arg]
                 outcome = type(error).__name__
                 raise
             finally:
-                metrics.TASKS_ENDED.labels(name, outcome).inc()
+                of(metrics.TASKS_ENDED, name, outcome).inc()
         self._account(result)
         return result
 
@@ -188,13 +189,13 @@ class CatalogueTask(Task):  # type: ignore[type-arg]
 
     def _account(self, result: Json) -> None:
         name, meta = self.entry.name, result["meta"]
-        metrics.BACKEND_CALLS.labels(name).inc(meta["attempts"])
+        of(metrics.BACKEND_CALLS, name).inc(meta["attempts"])
         for kind in ("prompt_tokens", "completion_tokens"):
-            metrics.TOKENS.labels(name, kind.removesuffix("_tokens")).inc(meta["usage"].get(kind, 0))
+            of(metrics.TOKENS, name, kind.removesuffix("_tokens")).inc(meta["usage"].get(kind, 0))
         if (ttft_s := meta["timings"]["ttft_s"]) is not None:
-            metrics.TTFT_SECONDS.labels(name).observe(ttft_s)
+            of(metrics.TTFT_SECONDS, name).observe(ttft_s)
         if (queue_s := meta["timings"]["queue_s"]) is not None:
-            metrics.QUEUE_SECONDS.labels(name).observe(queue_s)
+            of(metrics.QUEUE_SECONDS, name).observe(queue_s)
 
 
 def _delivery_of(request: Any) -> Json:

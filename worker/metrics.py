@@ -1,8 +1,13 @@
 """Every metric: its name, its unit, one sentence."""
 
+from functools import cache
+from typing import TypeVar
+
 from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
+
+Labelled = TypeVar("Labelled", Counter, Gauge, Histogram)
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 
@@ -44,3 +49,9 @@ SERVER_READY = Gauge("kc_server_ready", "1 while a model server takes work, else
 SERVER_LIMIT = Gauge("kc_server_limit", "Most requests this worker sends a model server at once.", ["server"])
 SERVER_IN_FLIGHT = Gauge("kc_server_in_flight", "Requests a model server has of this worker.", ["server"])
 GATE_WAITING = Gauge("kc_gate_waiting", "Requests of this worker that wait for a slot of any model server.")
+
+
+@cache
+def of(metric: Labelled, *labels: str) -> Labelled:
+    """A metric with its labels filled in, found once: there is a lock and some checking on the way."""
+    return metric.labels(*labels)

@@ -189,8 +189,8 @@ class FoundLimit:
         if limit < self._most:
             limit = yield from self._climb(limit, rates, FIRST_STEP, NEARLY if was_full else BETTER)
         while True:
-            until = self._clock() + HOLD_S
-            while self._clock() < until:
+            best, until = limit, self._clock() + HOLD_S
+            while self._clock() < until and limit == best:
                 limit, rates = yield from self._stand(limit)
             limit = yield from self._climb(limit, rates, LATER_STEP, BETTER)
 

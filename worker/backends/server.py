@@ -149,11 +149,13 @@ class Server:
     def refused(self, sent_at: float, retry_after_s: float) -> float:
         """It is full: leave it alone as long as it asked, or a growing while; returns seconds.
 
-        Many requests refused together count as one refusal.
+        Many requests refused together count as one refusal. Refusals without an answer between them say nothing
+        of the limit: the server refuses whatever comes.
         """
         now = time.monotonic()
         self.refusals += 1
-        self.limiter.refused(sent_at)
+        if not self.downs:
+            self.limiter.refused(sent_at)
         if now >= self.rests_until:
             self.rests_until = now + backoff_s(self.downs, REST_S, MOST_REST_S)
             self.downs += 1

@@ -42,7 +42,9 @@ class Request(CeleryRequest):
     _on_ack: Callable[..., None]
     _on_reject: Callable[..., None]
     _request_dict: dict[str, Any]
-    _body: bytes | None
+    _body: Any
+    _payload: Any
+    _content_type: str | None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         try:
@@ -52,6 +54,8 @@ class Request(CeleryRequest):
         if not isinstance(self.kwargs, Mapping):
             raise InvalidTaskError("its keyword arguments are not an object")
         self._request_dict["body_bytes"] = len(self._body or b"")
+        # Decoded by now; the tracer takes a body without a content type as it is.
+        self._body, self._content_type = self._payload, None
         _requests[self.id] = self
 
     def on_failure(self, *args: Any, **kwargs: Any) -> None:

@@ -1,6 +1,7 @@
 """Between the loop's thread, where messages are taken, and Celery's main thread, where they become tasks."""
 
 import asyncio
+import json
 import time
 from collections import deque
 from collections.abc import Callable
@@ -9,7 +10,6 @@ from typing import Any
 
 from celery.utils.log import get_logger
 from kombu.asynchronous import Hub
-from kombu.utils.json import loads
 
 from worker.delivery.deliveries import Deliveries, revoked
 from worker.delivery.ledger import Delivery
@@ -140,7 +140,7 @@ class Inbox:
 
 
 def _payload(found: Delivery) -> Any:
-    payload = loads(found.raw.decode())
+    payload = json.loads(found.raw)
     properties = payload["properties"]
     properties["delivery_tag"] = found.token
     properties["delivery_info"] = {
