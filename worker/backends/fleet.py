@@ -202,8 +202,8 @@ class Fleet:
                         last_failure = reason = error.reason if isinstance(error, _Broken) else error
                         turned_away = reason.server_down or reason.retry_after_s is not None
                         spared += not turned_away
-                        costs_nothing = await self._watcher.blame(slot, reason) and spared <= MOST_SPARED
-                        if isinstance(error, _Broken) or not costs_nothing:
+                        not_its_fault = await self._watcher.blame(slot, reason, context.task_id)
+                        if isinstance(error, _Broken) or not not_its_fault or spared > MOST_SPARED:
                             raise
                     except TaskError:
                         slot.server.heard(time.monotonic())

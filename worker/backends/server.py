@@ -60,7 +60,7 @@ class Server:
         in_flight: requests in flight, or slots lent; `in_flight_batch` those of the batch lane.
         rests_until: `time.monotonic()` before which it gets no new request.
         heard_at: `time.monotonic()` of its last answer, or of the first request after a pause.
-        failures: failed answers in a row.
+        failed: the tasks whose answers failed, since one did not.
         downs: times in a row it went down, was put aside or refused us.
         was_away: whether it has been seen not ready.
         rejects: whether it said that it will never serve us as we are.
@@ -81,7 +81,7 @@ class Server:
     in_flight_batch: int = 0
     rests_until: float = 0.0
     heard_at: float = 0.0
-    failures: int = 0
+    failed: set[str] = field(default_factory=set)
     downs: int = 0
     was_away: bool = False
     rejects: bool = False
@@ -137,7 +137,7 @@ class Server:
     def heard(self, now: float) -> None:
         """It answers, if only to say that a request is wrong."""
         self.heard_at = now
-        self.failures = 0
+        self.failed.clear()
 
     def answered(self, work: float, sent_at: float, now: float) -> None:
         """It works: what goes wrong next starts small again."""
@@ -149,8 +149,8 @@ class Server:
     def refused(self, sent_at: float, retry_after_s: float) -> float:
         """It is full: leave it alone as long as it asked, or a growing while; returns seconds.
 
-        Many requests refused together count as one refusal. Refusals without an answer between them say nothing
-        of the limit: the server refuses whatever comes.
+        Many requests refused together count as one refusal. Refusals without an answer between them say
+        nothing of the limit: the server refuses whatever comes.
         """
         now = time.monotonic()
         self.refusals += 1

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 #: A server that is down is asked again after this long, doubling up to the most; seconds.
 PROBE_EVERY_S, MOST_PROBE_EVERY_S = 1.0, 10.0
-#: A server is put aside after so many failed answers in a row, for up to this long; seconds.
+#: A server is put aside after failed answers for so many tasks in a row, for up to this long; seconds.
 FAILURES, MOST_ASIDE_S = 3, 60.0
 #: A server that works is asked this often how many requests wait inside it; seconds.
 LISTEN_EVERY_S = 2.0
@@ -76,8 +76,8 @@ class Watcher:
         if server.tells_queue and (server.listener is None or server.listener.done()):
             server.listener = asyncio.create_task(self._listen(server))
 
-    async def blame(self, slot: Slot, error: BackendUnavailable) -> bool:
-        """Let its server bear a failure; true where it is the server's alone and costs no attempt."""
+    async def blame(self, slot: Slot, error: BackendUnavailable, task_id: str) -> bool:
+        """Let its server bear a task's failure; true where it is the server's alone and costs no attempt."""
         server = slot.server
         if error.server_down:
             self._set_down(server, str(error))
@@ -88,13 +88,13 @@ class Watcher:
             if server.ready:
                 self._check(server)
         elif server.ready:
-            server.failures += 1
+            server.failed.add(task_id)
             if time.monotonic() - slot.sent_at >= self._options.timeout_s:
                 server.limiter.refused(slot.sent_at)  # so slow is too full
             await asyncio.shield(self._check(server))
             if server.ready:
-                if server.failures >= FAILURES:
-                    self._set_down(server, f"{server.failures} answers in a row failed. {error}", aside=True)
+                if (tasks := len(server.failed)) >= FAILURES:  # one alone may be what breaks it
+                    self._set_down(server, f"{tasks} tasks in a row got no answer. {error}", aside=True)
                 return False
         return True
 

@@ -1,7 +1,6 @@
 """Servers that fail, hang, refuse and come back: what they are sent meanwhile, and what their tasks notice."""
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -13,7 +12,7 @@ from worker.backends import server as server_module
 from worker.backends.base import Backend, CallContext, State
 from worker.backends.scripted import Scripted
 from worker.backends.scripted_seen import Seen
-from worker.errors import BackendRejected
+from worker.errors import BackendRejected, BackendUnavailable
 
 Connect = Callable[..., Backend]
 Until = Callable[..., Awaitable[None]]
@@ -116,14 +115,15 @@ class TestRefusals:
         assert load.refusals == len(server.chats()) - 1000 > 0
 
     async def test_retry_after_is_respected_by_everybody_at_once(self, connect: Connect) -> None:
-        async with Scripted(slots=8, latency_s=0.005) as server:
+        async with Scripted(slots=8, latency_s=0.2) as server:
             backend = connect(server)
-            await ask(backend, 8)
+            await backend.capabilities(CALL)
             server.script({"fault": "status", "status": 429, "headers": {"Retry-After": "0.5"}})
-            started_s = time.monotonic()
-            await ask(backend, 40)
-            later = [chat.started_s for chat in server.chats() if chat.started_s > started_s + 0.05]
-        assert min(later) >= started_s + 0.5
+            await ask(backend, 20)
+            refused, later = server.chats()[0], server.chats()[8:]
+        assert refused.outcome == "faulted"
+        assert refused.ended_s is not None
+        assert min(chat.started_s for chat in later) >= refused.ended_s + 0.5
 
     async def test_a_refusal_lowers_the_limit(self, connect: Connect) -> None:
         async with Scripted(kind="vllm", latency_s=0.02) as server:
@@ -131,6 +131,17 @@ class TestRefusals:
             await backend.chat(HELLO, CALL)
             server.script({"fault": "status", "status": 429})
             await ask(backend, 5)
+            assert backend._gate.servers[0].limiter.value == int(32 * 0.7)
+
+    async def test_refusals_without_an_answer_between_them_lower_the_limit_once(
+        self, connect: Connect
+    ) -> None:
+        async with Scripted(kind="vllm") as server:
+            backend: Any = connect(server, kind="vllm")
+            await backend.chat(HELLO, CALL)
+            server.script({"fault": "status", "status": 503, "times": 6})
+            await backend.chat(HELLO, CALL)
+            assert backend.load()[0].refusals == 6
             assert backend._gate.servers[0].limiter.value == int(32 * 0.7)
 
     async def test_a_server_that_is_full_by_its_own_metrics_gets_no_more(
@@ -168,11 +179,12 @@ class TestSeveralServers:
             await backend.capabilities(CALL)
             served: Counter[str] = Counter()
 
-            async def work() -> None:
-                for _ in range(40):
-                    served[(await backend.chat(HELLO, CALL)).server_url] += 1
+            async def work(name: int) -> None:
+                for number in range(40):
+                    context = CallContext(task_id=f"{name}-{number}")
+                    served[(await backend.chat(HELLO, context)).server_url] += 1
 
-            await asyncio.gather(*(work() for _ in range(16)))
+            await asyncio.gather(*map(work, range(16)))
         assert served == {good.url: 640}
         assert len(hung.chats()) <= 16
 
@@ -205,6 +217,18 @@ class TestSeveralServers:
             await until(lambda: all(load.state is State.READY for load in backend.load()))
             await ask(backend, 20)
         assert len(bad.chats()) > asked
+
+
+class TestFailuresOfOneTask:
+    async def test_what_one_task_breaks_is_not_taken_from_the_others(
+        self, server: Scripted, connect: Connect, quick_retries: None
+    ) -> None:
+        backend = connect(server)
+        server.script({"fault": "status", "status": 500, "times": 5})
+        with pytest.raises(BackendUnavailable):
+            await backend.chat(HELLO, CALL)
+        assert backend.load()[0].state is State.READY
+        assert (await backend.chat(HELLO, CallContext(task_id="b"))).attempts == 1
 
 
 class TestFailuresOfTheWholeServer:
