@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 PROBE_EVERY_S, MOST_PROBE_EVERY_S = 1.0, 10.0
 #: A server is put aside after failed answers for so many tasks in a row, for up to this long; seconds.
 FAILURES, MOST_ASIDE_S = 3, 60.0
+#: The only server is tried again sooner: nobody else does its work.
+MOST_ASIDE_ALONE_S = 10.0
 #: A server that works is asked this often how many requests wait inside it; seconds.
 LISTEN_EVERY_S = 2.0
 
@@ -182,7 +184,8 @@ class Watcher:
         if not server.ready:
             return
         self._note(server, Readiness(server.client.url, state, reason))
-        most_s = MOST_ASIDE_S if aside else MOST_PROBE_EVERY_S
+        alone = len(self._gate.servers) == 1
+        most_s = (MOST_ASIDE_ALONE_S if alone else MOST_ASIDE_S) if aside else MOST_PROBE_EVERY_S
         self._watch(server, backoff_s(server.downs, PROBE_EVERY_S, most_s))
         server.downs += 1
 
