@@ -9,11 +9,11 @@ from bench.queues import Ours
 from bench.running import Running, Used
 
 #: Commands Redis carries out for one chat on the worker's side, those inside scripts included.
-MOST_COMMANDS = 32
+MOST_COMMANDS = 26
 #: Times the worker's side waits for Redis for one chat; what is sent together counts once.
-MOST_ROUND_TRIPS = 6
+MOST_ROUND_TRIPS = 1
 #: Threads of a worker, however many tasks it holds.
-MOST_THREADS = 20
+MOST_THREADS = 12
 
 TASKS = 500
 
