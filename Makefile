@@ -34,7 +34,7 @@ demo: install ## Redis, llama.cpp, a worker and real tasks on this machine
 test: install ## All tests on real Redis, real workers and real llama.cpp
 	@$(BIN)/pytest -n 3 -m "not engines" --dist loadfile $(ARGS)
 
-faults: install ## The fault suite in its long form, about two hours; FAULT_SEED=… repeats a run's choices
+faults: install ## The fault suite in its long form, about an hour and a half; FAULT_SEED=… repeats choices, FAULT_SOAK_S=… shortens
 	@FAULTS=long $(BIN)/pytest tests/faults --timeout 7200 $(ARGS)
 
 test-engines: install ## The behavioural suite on every real engine (installs them into .engines)

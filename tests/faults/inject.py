@@ -8,6 +8,7 @@ calls whose arguments show that text. Actions:
     kill-before   kill -9 of this process as the function is called
     kill-after    … as it returns, or as its coroutine is done
     freeze        that call and all later ones never come back
+    late          that call, a coroutine's, begins four seconds late
     stop-before   SIGSTOP: the whole process stands still until it gets SIGCONT
 
     KC_CLOCK_OFFSET_S=600      this process's wall clock is ahead by so much; negative: behind
@@ -26,7 +27,9 @@ import threading
 import time
 from typing import Any
 
-_PART = re.compile(r"([\w.]+):([\w.]+)=(kill-before|kill-after|freeze|stop-before)(?:@(\d+))?(?:\?(.+))?")
+_PART = re.compile(
+    r"([\w.]+):([\w.]+)=(kill-before|kill-after|freeze|late|stop-before)(?:@(\d+))?(?:\?(.+))?"
+)
 
 
 def inject(part: str) -> None:
@@ -78,6 +81,8 @@ def _wrap(function: Any, action: str, at: int, text: str) -> Any:
             return await function(*args, **kwargs)
         if action == "freeze":
             await asyncio.Event().wait()
+        if action == "late":
+            await asyncio.sleep(4)
         injected.act("before")
         result = await function(*args, **kwargs)
         injected.act("after")

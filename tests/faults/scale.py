@@ -12,3 +12,7 @@ LONG = os.environ.get("FAULTS") == "long"
 def scaled(short: T, long: T) -> T:
     """The number for the form that runs."""
     return long if LONG else short
+
+
+#: Seconds of the soak; `FAULT_SOAK_S` says how long the long one is.
+SOAK_S = scaled(24.0, float(os.environ.get("FAULT_SOAK_S", "1800")))

@@ -68,13 +68,22 @@ def _one_after_the_other(ground: Ground, stage: str) -> None:
     ground.work()
     ids = ground.submit(TIMES, options={"stream": stage == "in mid-stream"}, words="a b c d e f " * 5)
     while waiting := [one for one in ids if one not in ground.cancelled]:
-        ground.wait_in_flight(1)
-        running = next(one for one, runs in ground.runs().items() if runs[-1].outcome == "running")
+        ground.wait("one runs", lambda: _running(ground))
+        (running,) = _running(ground)
         ground.cancel(running)
-        ground.wait("it is closed", lambda: ground.runs()[running][-1].outcome != "running")  # noqa: B023
         if len(waiting) > 2:
-            ground.cancel(next(one for one in waiting if one != running))
+            ground.cancel(waiting[-1])  # the last in line
+        ground.wait("it is closed", lambda: ground.runs()[running][-1].outcome != "running")  # noqa: B023
     _all_are_closed(ground)
+
+
+def _running(ground: Ground) -> list[str]:
+    """Tasks at the model server that are not cancelled."""
+    return [
+        one
+        for one, runs in ground.runs().items()
+        if runs[-1].outcome == "running" and one not in ground.cancelled
+    ]
 
 
 def _all_are_closed(ground: Ground) -> None:
@@ -122,7 +131,7 @@ def test_a_cancelled_task_stays_cancelled_when_workers_and_redis_come_back(groun
     ground.redis.kill()
     ground.redis.start()
     ground.command("cancel", ids[1])
-    ground.work().kill()
+    ground.work(WORKER_LEASE_S=1).kill()
     ground.work(WORKER_LEASE_S=1)
     check(ground, expected=("REVOKED", "SUCCESS"))
     assert set(ground.outcomes(ids[:2]).values()) == {"REVOKED"}
@@ -143,8 +152,8 @@ def test_a_task_cancelled_as_its_worker_dies_is_not_run_again(ground: Ground, mo
     revoked = set(ground.outcomes(ids))
     assert ids[0] in revoked
     ground.server.kill()
+    ground.server.latency_s = 0.1
     ground.server.start()
-    ground.server.script({"fault": "content", "content": "again", "times": -1})
     ground.work(WORKER_LEASE_S=1)
     ground.wait("the leases have ended", lambda: not ground.redis.client.exists("kc:lease"))
     assert not [one for one in revoked if len(ground.runs()[one]) > 1]

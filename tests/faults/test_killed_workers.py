@@ -1,4 +1,4 @@
-"""Workers die; what they held is done by others, and only that (faults 1, 2, 9, 12, 13 and 14)."""
+"""Workers die; what they held is done by others, and only that (faults 1, 2 and 12)."""
 
 import signal
 import time
@@ -7,7 +7,8 @@ from functools import partial
 import pytest
 
 from tests.faults.checker import check, dead_letters
-from tests.faults.ground import FaultyWorker, Ground
+from tests.faults.ground import Ground
+from tests.faults.parts import FaultyWorker
 from tests.faults.scale import scaled
 
 LEASE_S = scaled(1.0, 5.0)
@@ -29,25 +30,30 @@ STEPS = {
     "having acknowledged": "worker.delivery.ledger:Ledger.acknowledge=kill-after",
 }
 IN_SHORT = ("having taken", "handed to Celery", "having the answer", "having stored")
-RENEW = "worker.delivery.ledger:Ledger.renew"
 
 
 def test_workers_killed_with_all_hands_lose_nothing(ground: Ground) -> None:
     """1: kill -9 a worker with 500 in flight, 50 times: 0 lost, 0 twice, re-run only what a dead worker had."""
     held, kills = scaled(40, 500), scaled(3, 50)
-    ground.serve(latency_s=scaled(1.0, 3.0), slots=3 * held, keep=10)
-    settings = {"WORKER_CONCURRENCY": held, "LLM_MAX_CONCURRENCY": held, "WORKER_LEASE_S": LEASE_S}
+    ground.serve(latency_s=scaled(1.0, 4.0), slots=3 * held, keep=10)
+    # Who is killed with all hands time and again kills by chance: nobody is to be suspected of that here.
+    settings = {"WORKER_LEASE_S": LEASE_S, "TASK_MAX_DELIVERIES": 100}
+    settings |= {"WORKER_CONCURRENCY": held, "LLM_MAX_CONCURRENCY": held}
     crew = [ground.work(ready=False, **settings) for _ in range(2)]
-    for _ in range(kills):
+    for number in range(kills):
         for worker in crew:
             worker.wait_ready()
         ground.submit(2 * held)
         victim = ground.random.choice(crew)
         ground.wait(f"{victim.label} is full", partial(_is_full, ground, victim, held), 120)
+        print(
+            f"{time.monotonic() - ground.started_s:.0f} s: kill {number + 1}, {ground.in_flight()} in flight"
+        )
         victim.kill()
         crew.remove(victim)
         crew.append(ground.work(ready=False, **settings))
     verdict = check(ground, settle_s=scaled(60, 600))
+    print(f"{verdict.submitted} tasks, {verdict.calls} calls, {verdict.again} tasks called more than once")
     assert verdict.again, "no worker was killed while it worked: the scenario shows nothing"
 
 
@@ -64,32 +70,6 @@ def test_a_worker_killed_at_any_step_loses_nothing(ground: Ground, step: str) ->
     rescuer.signal(signal.SIGCONT)
     check(ground, settle_s=60)
     assert len(ids) == len(ground.outcomes())
-
-
-def test_a_task_longer_than_five_leases_runs_once(ground: Ground) -> None:
-    """9: a task longer than 5 leases: exactly one execution."""
-    ground.serve(latency_s=5.5 * LEASE_S)
-    for _ in range(2):
-        ground.work(WORKER_LEASE_S=LEASE_S)
-    ground.submit(10)
-    assert check(ground, settle_s=60, most_calls=10).calls == 10
-
-
-def test_a_worker_that_stopped_renewing_is_taken_over_once_and_its_late_answer_refused(
-    ground: Ground,
-) -> None:
-    """9: with its renewer frozen: one takeover, the late answer refused."""
-    ground.serve(latency_s=5 * LEASE_S)
-    frozen = ground.work(inject=f"{RENEW}=freeze", WORKER_LEASE_S=LEASE_S)
-    (task_id,) = ground.submit()
-    ground.wait_in_flight(1)
-    ground.may_run_again.add(task_id)
-    other = ground.work(WORKER_LEASE_S=LEASE_S)
-    check(ground, settle_s=60)
-    ground.wait("the late answer is refused", lambda: f"Refused SUCCESS of task {task_id}" in frozen.log())
-    runs = ground.runs()[task_id]
-    assert [run.worker for run in runs] == [frozen.label, other.label]
-    assert ground.announcements.outcomes[task_id] == ["SUCCESS"]
 
 
 def test_a_task_that_kills_every_worker_ends_as_a_dead_letter_and_can_be_replayed(ground: Ground) -> None:
@@ -118,36 +98,6 @@ def test_a_task_that_kills_every_worker_ends_as_a_dead_letter_and_can_be_replaye
     ground.command("dlq", "replay", poison, fails=True)  # there is nothing to replay any more
     ground.wait("the poison succeeds", lambda: ground.outcomes([poison]).get(poison) == "SUCCESS")
     check(ground)
-
-
-@pytest.mark.parametrize("offset_s", [600, -600])
-def test_a_worker_whose_clock_is_wrong_doubles_nothing(ground: Ground, offset_s: float) -> None:
-    """13: clock of one worker off by ±10 min: nothing doubled, leases sane."""
-    ground.serve(latency_s=3 * LEASE_S)
-    for offset in (0, offset_s):
-        ground.work(clock_offset_s=offset, WORKER_LEASE_S=LEASE_S, WORKER_CONCURRENCY=8)
-    ground.submit(16)
-    now_before_s = time.time()
-    ground.submit(4, countdown=LEASE_S)
-    ground.wait_in_flight(16)
-    ends_ms = [score for _, score in ground.redis.client.zrange("kc:lease", 0, -1, withscores=True)]  # type: ignore[union-attr]
-    assert ends_ms
-    assert all(now_before_s < ends / 1000 <= time.time() + LEASE_S + 0.1 for ends in ends_ms)
-    assert check(ground, settle_s=60).calls == 20
-    workers = {run.worker for runs in ground.runs().values() for run in runs}
-    assert len(workers) == 2, "one of them did nothing: the scenario shows nothing"
-    for task_id, entry in list(ground.submitted.items())[16:]:
-        assert ground.runs()[task_id][0].started_s >= entry.at_s + LEASE_S - 0.1, "a delayed task came early"
-
-
-def test_workers_of_different_leases_double_nothing(ground: Ground) -> None:
-    """14: two workers of different versions of the settings (lease 60 and 120): no duplicate."""
-    short_s, long_s = scaled((1.0, 2.0), (60.0, 120.0))
-    ground.serve(latency_s=scaled(3 * long_s, 1.5 * long_s))
-    for lease_s in (short_s, long_s):
-        ground.work(WORKER_LEASE_S=lease_s, WORKER_CONCURRENCY=8)
-    ground.submit(16)
-    assert check(ground, settle_s=scaled(60, 400)).calls == 16
 
 
 def _running_at(ground: Ground, task_id: str, worker: FaultyWorker) -> bool:

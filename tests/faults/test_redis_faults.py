@@ -6,9 +6,11 @@ import time
 import urllib.request
 
 import pytest
+import redis
 
 from tests.faults.checker import check
-from tests.faults.ground import FaultyWorker, Ground
+from tests.faults.ground import Ground
+from tests.faults.parts import FaultyWorker
 from tests.faults.proxy import Proxy
 from tests.faults.scale import scaled
 
@@ -73,7 +75,7 @@ def test_tasks_that_end_while_redis_is_down_keep_their_results(ground: Ground) -
     ground.wait("nothing is in flight", lambda: _held(worker) == 0)
 
 
-@pytest.mark.parametrize("how", ["present connections", "all connections for a while"])
+@pytest.mark.parametrize("how", ["present connections", "all connections for a while"][: scaled(1, 2)])
 def test_a_half_open_connection_is_noticed_and_nothing_doubled(ground: Ground, how: str) -> None:
     """6: half-open connection (DROP): recovery within 30 s, nothing doubled. The lease is the default one."""
     ground.serve(latency_s=1.0)
@@ -89,8 +91,9 @@ def test_a_half_open_connection_is_noticed_and_nothing_doubled(ground: Ground, h
             proxy.lighten()
         silent_s = time.monotonic()
         ids = ground.submit(8)
-        ground.wait("work goes on", lambda: len(ground.outcomes(ids)) == len(ids), 40)
-        assert time.monotonic() - silent_s < 30 + 4  # the tasks before them take 4 s
+        ground.wait("new work is done", lambda: not ground.runs().keys().isdisjoint(ids), 60)
+        print(f"new work began {time.monotonic() - silent_s:.1f} s after the connections went silent")
+        assert time.monotonic() - silent_s < 30 + 3  # the tasks before them take 3 s
         assert check(ground, settle_s=60).calls == 32
 
 
@@ -104,17 +107,24 @@ def test_a_full_redis_tells_submitters_and_lets_running_work_end(ground: Ground)
     client = ground.redis.client
     client.config_set("maxmemory-policy", "noeviction")
     client.config_set("maxmemory", client.info("memory")["used_memory"] + 100_000)  # type: ignore[index]
-    with contextlib.suppress(Exception):
-        while True:
-            client.rpush("filler", "x" * 10_000)
     with pytest.raises(Exception, match="maxmemory"):
-        ground.submit(1, retry=False)
+        _submit_until_it_is_full(ground)
+    count = sum(entry.acknowledged for entry in ground.submitted.values())
     ground.wait_outcomes(count)
     client.delete("filler")
     client.config_set("maxmemory", 0)
     ground.submit(10)
     assert check(ground).calls == count + 10
     assert client.info("stats")["evicted_keys"] == 0  # type: ignore[index]
+
+
+def _submit_until_it_is_full(ground: Ground) -> None:
+    """Raises what the producer gets; work that ends meanwhile makes room again."""
+    while True:
+        with contextlib.suppress(redis.RedisError):
+            while True:
+                ground.redis.client.rpush("filler", "x" * 10_000)
+        ground.submit(1, retry=False)
 
 
 def _held(worker: FaultyWorker) -> int:

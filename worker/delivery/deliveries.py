@@ -85,7 +85,7 @@ class Deliveries:
         self._settling: set[asyncio.Task[None]] = set()
         self._receive: Receive = lambda _found: None
         self._on_cancelled: Callable[[str], None] = lambda _task_id: None
-        self._on_lost: Callable[[str], None] = lambda _task_id: None
+        self._on_lost: Callable[[Delivery], None] = lambda _held: None
         self.clock_offset_s = 0.0  #: Redis' clock minus ours.
 
     @property
@@ -94,14 +94,14 @@ class Deliveries:
         return len(self._held)
 
     def start(
-        self, receive: Receive, on_cancelled: Callable[[str], None], on_lost: Callable[[str], None]
+        self, receive: Receive, on_cancelled: Callable[[str], None], on_lost: Callable[[Delivery], None]
     ) -> None:
         """Begin; messages come once there are queues and room. All three are called on the loop's thread.
 
         Args:
             receive: takes what was reserved.
             on_cancelled: told the id of a task that was cancelled.
-            on_lost: told the id of a task that another worker has taken over.
+            on_lost: told of a delivery whose task was taken over, by another worker or by this one.
         """
         self._receive, self._on_cancelled, self._on_lost = receive, on_cancelled, on_lost
         self._call(self._start)
@@ -305,7 +305,7 @@ class Deliveries:
             lost, cancelled = await self._ledger.renew(tokens, self._report(), 3 * every_s)
             for token in lost:
                 if (held := self._held.pop(token, None)) is not None:
-                    self._on_lost(held.task_id)
+                    self._on_lost(held)
             for token in cancelled:
                 if (held := self._held.get(token)) is not None:
                     self._on_cancelled(held.task_id)

@@ -29,7 +29,8 @@ logger = get_logger(__name__)
 # Celery recommends the setting that ends what runs when a connection is lost; here it is not lost work.
 warnings.filterwarnings("ignore", category=CPendingDeprecationWarning, module="celery.worker.consumer")
 
-#: Tasks this process has taken, by id: those that run and those about to.
+#: What this process has taken, by token: what runs and what is about to. A task may be here twice: taken over
+#: from this very process, which has not heard of it.
 _requests: WeakValueDictionary[str, "Request"] = WeakValueDictionary()
 
 
@@ -38,6 +39,7 @@ class Request(CeleryRequest):
 
     id: str
     _app: Any
+    _message: Any
     _context: Any
     _on_ack: Callable[..., None]
     _on_reject: Callable[..., None]
@@ -56,7 +58,7 @@ class Request(CeleryRequest):
         self._request_dict["body_bytes"] = len(self._body or b"")
         # Decoded by now; the tracer takes a body without a content type as it is.
         self._body, self._content_type = self._payload, None
-        _requests[self.id] = self
+        _requests[self._message.delivery_tag] = self
 
     def on_failure(self, *args: Any, **kwargs: Any) -> None:
         """As Celery's, but the outcome is stored before the message is acknowledged."""
@@ -150,13 +152,14 @@ class Consumer(CeleryConsumer):
 
     def stop_cancelled(self, task_id: str) -> None:
         """End a task that was cancelled: its outcome is REVOKED already."""
-        if (request := _requests.get(task_id)) is not None and not request.acknowledged:
-            request.terminate(self.pool, signal=signal.SIGTERM)
+        for request in list(_requests.values()):
+            if request.id == task_id and not request.acknowledged:
+                request.terminate(self.pool, signal=signal.SIGTERM)
 
-    def stop_lost(self, task_id: str) -> None:
-        """End a task that another worker runs by now; its outcome is not this one's to store."""
-        if (request := _requests.get(task_id)) is not None and not request.acknowledged:
-            logger.warning("Task %s was taken over: its lease ended before it was renewed", task_id)
+    def stop_lost(self, token: str) -> None:
+        """End a delivery whose task was taken over; its outcome is not this one's to store."""
+        if (request := _requests.get(token)) is not None and not request.acknowledged:
+            logger.warning("Task %s was taken over: its lease ended before it was renewed", request.id)
             request.cancel(self.pool, signal=signal.SIGTERM, emit_retry=False)
 
     def on_unknown_message(self, body: Any, message: Any) -> None:

@@ -41,9 +41,9 @@ class Inbox:
         self._drain_is_due = False
         #: Celery's, which runs what is scheduled on its main thread; None until the consumer has one.
         self.hub: Hub | None = None
-        #: Told the id of a task that was cancelled, or that another worker has taken over.
+        #: Told the id of a task that was cancelled, or the token of a delivery that was taken over.
         self.on_cancelled: Callable[[str], None] = lambda _task_id: None
-        self.on_lost: Callable[[str], None] = lambda _task_id: None
+        self.on_lost: Callable[[str], None] = lambda _token: None
 
     @property
     def deliveries(self) -> Deliveries:
@@ -53,7 +53,7 @@ class Inbox:
             self._deliveries.start(
                 self.receive,
                 lambda task_id: self._tell(lambda: self.on_cancelled(task_id), task_id),
-                lambda task_id: self._tell(lambda: self.on_lost(task_id), task_id),
+                lambda held: self._tell(lambda: self.on_lost(held.token), held.task_id, held.token),
             )
         return self._deliveries
 
@@ -126,13 +126,14 @@ class Inbox:
                 logger.error("Put a message of %s aside that is no task: %r", found.queue, error)
                 self.bury(found.token, f"It cannot be read as a Celery message: {error!r}.")
 
-    def _tell(self, what: Callable[[], None], task_id: str) -> None:
-        """Have Celery's thread hear of a task; one it has not been given yet goes no further."""
+    def _tell(self, what: Callable[[], None], task_id: str, token: str = "") -> None:
+        """Have Celery's thread hear of a task, or of one delivery; what it was not given goes no further."""
 
         def tell() -> None:
             for found in [found for found in self._waiting if found.task_id == task_id]:
-                self._waiting.remove(found)
-                self.acknowledge(found.token)
+                if token in {"", found.token}:
+                    self._waiting.remove(found)
+                    self.acknowledge(found.token)
             what()
 
         if not cancel_named(task_id) and self.hub is not None:

@@ -93,12 +93,16 @@ local function room(deaths)
   return most <= 2 and 1 or math.max(1, math.floor(breadth ^ (1 - (deaths - 1) / steps)))
 end
 
-local ours = {}
+local ours, more = {}, 0
 for _, list in ipairs(KEYS) do ours[list] = true end
 for deaths = 1, suspect_lists do
   local list = 'kc:suspects:' .. deaths
   local foreign = 0
-  while wanted > 0 and foreign < 100 and suspects < room(math.max(deaths, worst)) do
+  while wanted > 0 and foreign < 100 do
+    if suspects >= room(math.max(deaths, worst)) then
+      if redis.call('EXISTS', list) == 1 then more = 1 end
+      break
+    end
     local found = redis.call('RPOP', list)
     if not found then break end
     local queue, raw = unpack(cjson.decode(found))
@@ -120,7 +124,7 @@ for lane, count in ipairs(queues) do first_of[lane], before = before, before + c
 -- How often there was a choice of lanes, and then how often each lane was taken from.
 local turns = cjson.decode(redis.call('GET', 'kc:turn') or '[]')
 for i = #turns, #queues do turns[i + 1] = 0 end
-local empty, more = {}, 0
+local empty = {}
 
 local function take(lane)
   if lane == #queues and lane > 1 and wanted <= spare then
@@ -160,4 +164,5 @@ if #taken > 0 then redis.call('SET', 'kc:token', number(last_token), 'EX', 60480
 -- A caller that tracks keys (CLIENT TRACKING) is told when one of KEYS changes from now on.
 if wanted > 0 then redis.call('EXISTS', KEYS[1]) end
 local next_due = redis.call('ZRANGE', 'kc:delayed', 0, 0, 'WITHSCORES')[2] or '0'
+if found and wanted > 0 then next_due = number(now) end  -- it looked at enough for once: come again at once
 return {number(now), next_due, more, taken}
