@@ -118,14 +118,14 @@ async def test_its_record_outlives_a_kill(tmp_path: Path, until: Until) -> None:
 
 
 async def test_a_fault_may_last_for_a_while_and_come_late(server: Scripted) -> None:
-    server.script({"fault": "status", "status": 503, "for_s": 0.2, "after_s": 0.05})
+    server.script({"fault": "status", "status": 503, "for_s": 2.0, "after_s": 0.05})
     started = time.monotonic()
     statuses = [(await post(server)).status_code for _ in range(2)]
     assert statuses == [503, 503]
     assert time.monotonic() - started >= 0.1
     while (await post(server)).status_code == 503:
-        assert time.monotonic() - started < 5
-    assert time.monotonic() - started >= 0.2
+        assert time.monotonic() - started < 60
+    assert time.monotonic() - started >= 2.0
 
 
 @pytest.mark.parametrize("size", [-20, 20])
