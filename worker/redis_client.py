@@ -16,10 +16,11 @@ from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-#: Seconds; a half-open connection is noticed within these.
-SOCKET_TIMEOUT_S = 15
+#: Seconds; a half-open connection is noticed within these. A result and its acknowledgement go over two, and
+#: may find out one after the other.
+SOCKET_TIMEOUT_S = 10
 CONNECT_TIMEOUT_S = 5
-HEALTH_CHECK_INTERVAL_S = 10
+HEALTH_CHECK_INTERVAL_S = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class RedisAddress:
 
     def connect_once(self) -> Redis:
         """A client with one connection that never reconnects unasked, and hears notes on RESP2."""
-        return self.connect(1, retry=Retry(NoBackoff(), 0), protocol=2, health_check_interval=0)
+        return self.connect(1, protocol=2)
 
     def connect(self, max_connections: int = 32, **different: Any) -> Redis:
         """A client for one event loop; callers beyond `max_connections` wait for a free connection."""
@@ -65,7 +66,8 @@ class RedisAddress:
             "socket_timeout": SOCKET_TIMEOUT_S,
             "socket_connect_timeout": CONNECT_TIMEOUT_S,
             "socket_keepalive": True,
-            "health_check_interval": HEALTH_CHECK_INTERVAL_S,
+            "health_check_interval": 0,  # a question would wait as long as the command
+            "retry": Retry(NoBackoff(), 0),  # who asks knows whether and when to ask again
             **different,
         }
         if self.is_sentinel:

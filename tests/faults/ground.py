@@ -14,7 +14,6 @@ from typing import Any
 
 from celery import Celery
 
-from tests.conftest import connected_producer
 from tests.faults.parts import (
     OUTCOMES,
     RESULT,
@@ -210,8 +209,10 @@ def opened_ground(folder: Path, seed: int) -> Iterator[Ground]:
         resources.callback(store.stop)
         announcements = Announcements(store.port)
         resources.callback(announcements.close)
-        producer = resources.enter_context(connected_producer(store.url))
+        # Without a result store: Celery's own consumer of results does not outlive its Redis.
+        producer = Celery("producer", broker=store.url, set_as_current=False)
         producer.conf.broker_transport_options = {"socket_timeout": 5, "socket_connect_timeout": 2}
+        resources.callback(producer.close)
         ground = Ground(folder, seed, random.Random(seed), store, producer, announcements)
         ground._resources = resources.pop_all()
         try:

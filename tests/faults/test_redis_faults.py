@@ -93,7 +93,7 @@ def test_a_half_open_connection_is_noticed_and_nothing_doubled(ground: Ground, h
         ids = ground.submit(8)
         ground.wait("new work is done", lambda: not ground.runs().keys().isdisjoint(ids), 60)
         print(f"new work began {time.monotonic() - silent_s:.1f} s after the connections went silent")
-        assert time.monotonic() - silent_s < 30 + 3  # the tasks before them take 3 s
+        assert time.monotonic() - silent_s < 30
         assert check(ground, settle_s=60).calls == 32
 
 

@@ -11,7 +11,9 @@ from importlib.resources import files
 from typing import Any, Literal, TypeVar
 
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from worker.delivery import keys
 
@@ -221,7 +223,12 @@ class Ledger:
         await self.client.hdel(keys.WORKERS, self._owner)
 
     async def _run(self, name: str, names: Sequence[str], *arguments: str | int) -> Any:
-        return await self._scripts[name](keys=list(names), args=list(arguments))
+        try:
+            return await self._scripts[name](keys=list(names), args=list(arguments))
+        except (RedisConnectionError, RedisTimeoutError):
+            # The idle ones are as dead as this one: each would take its own timeout to say so.
+            await self.client.connection_pool.disconnect(inuse_connections=False)
+            raise
 
 
 async def persist(ask: Callable[[], Awaitable[T]]) -> T:

@@ -162,7 +162,8 @@ if looked > 1 or found then redis.call('SET', 'kc:turn', cjson.encode(turns), 'E
 if #taken > 0 then redis.call('SET', 'kc:token', number(last_token), 'EX', 604800) end
 
 -- A caller that tracks keys (CLIENT TRACKING) is told when one of KEYS changes from now on.
-if wanted > 0 then redis.call('EXISTS', KEYS[1]) end
+-- Redis before 7.2 remembers what the script declares once it reads any of it, later ones what it reads.
+if wanted > 0 then redis.call('EXISTS', unpack(KEYS)) end
 local next_due = redis.call('ZRANGE', 'kc:delayed', 0, 0, 'WITHSCORES')[2] or '0'
 if found and wanted > 0 then next_due = number(now) end  -- it looked at enough for once: come again at once
 return {number(now), next_due, more, taken}
