@@ -24,7 +24,9 @@ async def test_a_message_in_any_list_wakes_who_found_them_all_empty(
         found = await Ledger(ears.reader, "a").reserve(LANES, 8, 1, Suspects(0, 0, 8))
         assert not found.deliveries
         if name == keys.DELAYED:
-            await client.hset("kc:delayed:messages", "one", json.dumps(["default", message("one").decode(), "one"]))
+            await client.hset(
+                "kc:delayed:messages", "one", json.dumps(["default", message("one").decode(), "one"])
+            )
             await client.zadd(name, {"one": 1})
         else:
             await client.lpush(name, message("one"))
