@@ -3,16 +3,24 @@
 Batch work leaves some slots of every server free: who comes while it runs need not wait for one to end.
 """
 
+import math
+import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import IntEnum
 from typing import Generic, Protocol, TypeVar
 
 #: Every so manyth free slot goes to who waits longest behind the first lane: the least share of the others.
 LOWER_LANES_SHARE = 8
-#: Batch work leaves one slot in so many free, and at least one; but none where a server has fewer slots than
-#: the second number, since each is too much of it: there interactive work is only first to get the next one.
-RESERVED_SHARE, LEAST_TO_RESERVE = 8, 4
+#: Batch work leaves one slot in so many free, and one in so many where interactive work needs more; at least
+#: one, but none where a server has fewer slots than the last number, since each is too much of it: there
+#: interactive work is only first to get the next one.
+RESERVED_SHARE, MOST_RESERVED_SHARE, LEAST_TO_RESERVE = 8, 4, 4
+#: Free slots for calls that come at random: their mean number and so many times its square root. With 3, one
+#: call in 300 finds all of them taken.
+MARGIN = 3.0
+#: Seconds over which that mean is taken.
+MEAN_OVER_S = 20.0
 
 
 class Lane(IntEnum):
@@ -31,9 +39,35 @@ class Lane(IntEnum):
 _LANES = {"interactive": Lane.INTERACTIVE, "batch": Lane.BATCH}
 
 
-def batch_share(limit: int) -> int:
-    """The most of `limit` slots that batch calls may hold at once."""
-    return limit if limit < LEAST_TO_RESERVE else limit - max(1, limit // RESERVED_SHARE)
+class Reserve:
+    """How many slots of a server batch calls leave free, by how many interactive calls there were of late.
+
+    Square-root staffing (Halfin and Whitt, 1981).
+
+    Args:
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._count, self._mean, self._at = 0, 0.0, clock()
+
+    def interactive(self, change: int) -> None:
+        """So many more interactive calls are in flight from now on."""
+        self._mean, self._at = self._mean_now(), self._clock()
+        self._count += change
+
+    def of(self, limit: int) -> int:
+        """Of `limit` slots, those that batch calls leave free now."""
+        if limit < LEAST_TO_RESERVE:
+            return 0
+        mean = self._mean_now()
+        wanted = math.ceil(mean + MARGIN * math.sqrt(mean))
+        return max(1, limit // RESERVED_SHARE, min(wanted, limit // MOST_RESERVED_SHARE))
+
+    def _mean_now(self) -> float:
+        share = math.exp((self._at - self._clock()) / MEAN_OVER_S)
+        return share * self._mean + (1 - share) * self._count
 
 
 class Waiter(Protocol):

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 
 from worker.backends.base import Capabilities, Readiness, ServerLoad, State
-from worker.backends.lanes import Lane, batch_share
+from worker.backends.lanes import Lane, Reserve
 from worker.backends.limit import KnownLimit, Limit
 from worker.backends.openai_compatible import OpenAIClient
 
@@ -57,6 +57,7 @@ class Server:
         embeddings: whether it embeds; None until asked.
         limiter: finds or knows the most requests in flight.
         ramp: what lets it have fewer after it was away.
+        reserve: the slots batch calls leave free.
         in_flight: requests in flight, or slots lent; `in_flight_batch` those of the batch lane.
         rests_until: `time.monotonic()` before which it gets no new request.
         heard_at: `time.monotonic()` of its last answer, or of the first request after a pause.
@@ -77,6 +78,7 @@ class Server:
     embeddings: bool | None = None
     limiter: Limit = field(default_factory=lambda: KnownLimit(0))
     ramp: Ramp = field(default_factory=Ramp)
+    reserve: Reserve = field(default_factory=Reserve)
     in_flight: int = 0
     in_flight_batch: int = 0
     rests_until: float = 0.0
@@ -117,22 +119,18 @@ class Server:
         limit = self.limit
         if self.in_flight >= limit:
             return False
-        return lane is not Lane.BATCH or self.in_flight_batch < batch_share(limit)
+        return lane is not Lane.BATCH or self.in_flight_batch < limit - self.reserve.of(limit)
 
     def lend(self, lane: Lane, now: float, turn: int) -> None:
         """Take a slot."""
         if not self.in_flight:
             self.heard_at = now
-        self.in_flight += 1
-        self.in_flight_batch += lane is Lane.BATCH
-        self.limiter.in_flight(self.in_flight)
+        self._count(lane, 1)
         self.last_turn = turn
 
     def give_back(self, lane: Lane) -> None:
         """Return a slot."""
-        self.in_flight -= 1
-        self.in_flight_batch -= lane is Lane.BATCH
-        self.limiter.in_flight(self.in_flight)
+        self._count(lane, -1)
 
     def heard(self, now: float) -> None:
         """It answers, if only to say that a request is wrong."""
@@ -166,6 +164,14 @@ class Server:
     def stalled(self, now: float, patience_s: float) -> bool:
         """Whether it works on something and has not answered anybody for too long."""
         return self.in_flight > 0 and now - self.heard_at > patience_s
+
+    def _count(self, lane: Lane, change: int) -> None:
+        self.in_flight += change
+        if lane is Lane.BATCH:
+            self.in_flight_batch += change
+        elif lane is Lane.INTERACTIVE:
+            self.reserve.interactive(change)
+        self.limiter.in_flight(self.in_flight)
 
     def report(self, waiting: int) -> ServerLoad:
         """For metrics and status."""

@@ -9,7 +9,7 @@ import pytest
 
 from worker.backends.base import BackendOptions, Readiness, State
 from worker.backends.gate import Gate, Slot
-from worker.backends.lanes import LOWER_LANES_SHARE, Lane, batch_share
+from worker.backends.lanes import LOWER_LANES_SHARE, MEAN_OVER_S, Lane, Reserve
 from worker.backends.limit import KnownLimit
 from worker.backends.openai_compatible import OpenAIClient
 from worker.backends.server import Server
@@ -76,9 +76,28 @@ def test_queues_of_other_names_are_the_default_lane() -> None:
 
 def test_batch_work_leaves_an_eighth_free_and_keeps_the_most() -> None:
     for limit in range(1, 257):
-        free = limit - batch_share(limit)
+        free = Reserve().of(limit)
         assert free == (0 if limit < 4 else max(1, limit // 8))
-        assert batch_share(limit) / limit >= (0.85 if limit >= 7 else 0.75)
+        assert (limit - free) / limit >= (0.85 if limit >= 7 else 0.75)
+
+
+def test_batch_work_leaves_more_free_where_people_need_it_but_never_more_than_a_quarter() -> None:
+    now = 0.0
+    reserve = Reserve(lambda: now)
+    reserve.interactive(2)
+    now = 5 * MEAN_OVER_S
+    assert reserve.of(64) == 8  # an eighth is enough for them
+    assert reserve.of(32) == 7
+    assert reserve.of(16) == 4
+    reserve.interactive(-2)
+    now += 5 * MEAN_OVER_S
+    assert reserve.of(32) == 4
+    reserve.interactive(100)
+    now += 5 * MEAN_OVER_S
+    for limit in range(1, 257):
+        solo = limit - Reserve().of(limit)
+        assert limit - reserve.of(limit) >= 0.8 * solo
+        assert reserve.of(limit) <= max(1, limit // 4)
 
 
 async def test_batch_work_never_takes_the_slots_that_are_kept_free() -> None:
