@@ -156,13 +156,13 @@ class CatalogueTask(Task):  # type: ignore[type-arg]
 
     async def _result_of_another(self, task_id: str, options: Options, arguments: Json) -> Json | None:
         """The result of a task that does the same by its key or its words; None: this one does it."""
+        if options.idempotency_key is None and not options.cache:
+            return None
         asked = fingerprint(self.entry.name, {**arguments, "options": None}, __version__)
         if options.idempotency_key is not None:
             name = fingerprint("key", options.tenant, options.idempotency_key)
-        elif options.cache:
-            name = fingerprint("cache", options.tenant, asked, runtime().settings.backend.llm_model)
         else:
-            return None
+            name = fingerprint("cache", options.tenant, asked, runtime().settings.backend.llm_model)
         result = await first_result(self.backend.ledger, name, task_id, asked, int(self.backend.expires))
         return result and {**result, "meta": {**result["meta"], "cached": True}}
 

@@ -17,7 +17,8 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -149,6 +150,9 @@ class TaskPool(BasePool):
         self._jobs: set[Job] = set()
         self._reports: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._drain_is_due = False
+        #: Tasks for the thread of the loop to start, several at once: waking it is dear.
+        self._due: deque[Callable[[], Coroutine[Any, Any, None]]] = deque()
+        self._start_is_due = False
         self._signals = 0
         worker_shutting_down.connect(self._count_signal)
 
@@ -202,7 +206,10 @@ class TaskPool(BasePool):
                 job.done()
                 self._jobs.discard(job)
 
-        self._loop.call_soon_threadsafe(lambda: self._loop.create_task(run()))
+        self._due.append(run)
+        if not self._start_is_due:
+            self._start_is_due = True
+            self._loop.call_soon_threadsafe(self._start_due)
         return job
 
     def terminate_job(self, pid: int, signal: int | None = None) -> None:
@@ -237,6 +244,11 @@ class TaskPool(BasePool):
     def _get_info(self) -> dict[str, Any]:
         info = super()._get_info()  # type: ignore[misc]  # missing in the stubs
         return {**info, "in-flight": len(self._jobs), "loop": type(self._loop).__module__}
+
+    def _start_due(self) -> None:
+        self._start_is_due = False
+        while self._due:
+            self._loop.create_task(self._due.popleft()())
 
     def _report_failure(self, error_callback: Report, error: BaseException) -> None:
         try:
