@@ -21,7 +21,8 @@ SPREAD = 0.5
 IN_FLIGHT = 256
 #: Chats a second people send, at random moments: 6 % of what the server can do.
 CHATS_PER_S = 4.0
-SETTLE_S = 4.0
+#: Both have gone on for so many seconds before anything counts.
+SETTLE_S = 10.0
 #: Seconds after the measurement in which chats may still get their turn; the others count as served then.
 PATIENCE_S = 10.0
 
@@ -92,11 +93,11 @@ def _measure(server: BenchServer, seconds: float, *, chats: bool, batch: bool) -
             messages = Messages(running.redis.url, "llm.chat", [REQUEST], "batch")
             if batch:
                 messages.push(int(2 * (SETTLE_S + seconds) * SLOTS / LATENCY_S))
-            time.sleep(SETTLE_S)
-            began = time.monotonic()
-            sent = _chat(running.redis.url, seconds) if chats else {}
+            began = time.monotonic() + SETTLE_S
+            sent = _chat(running.redis.url, SETTLE_S + seconds) if chats else {}
             time.sleep(max(0.0, began + seconds - time.monotonic()))
             ended = time.monotonic()
+            sent = {name: at for name, at in sent.items() if at >= began}
             give_up = time.monotonic() + PATIENCE_S
             running.until(lambda: _begun(server, sent) or time.monotonic() > give_up)
             moments = server.moments()

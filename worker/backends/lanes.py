@@ -20,7 +20,7 @@ RESERVED_SHARE, MOST_RESERVED_SHARE, LEAST_TO_RESERVE = 8, 4, 4
 #: call in 300 finds all of them taken.
 MARGIN = 3.0
 #: Seconds over which that mean is taken.
-MEAN_OVER_S = 20.0
+MEAN_OVER_S = 5.0
 
 
 class Lane(IntEnum):
