@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import Coroutine, Iterator, Mapping
 from concurrent.futures import CancelledError
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
 from celery import Task
@@ -18,9 +19,10 @@ from worker.delivery.once import fingerprint, first_result
 from worker.errors import DeadLettered, DeadlineExceeded, InputTooLarge, TaskError
 from worker.execution.bridge import can_sleep, cancellable, run_sync, wait_for
 from worker.execution.inbox import DELIVERY
+from worker.execution.streaming import StreamWriter
 from worker.metrics import of
 from worker.tasks import Task as Entry
-from worker.tasks.base import Work, feed, options_of, run
+from worker.tasks.base import Work, feed, options_of, run, said_in
 from worker.wiring import runtime
 
 #: Seconds the backend has to say why there is no answer, once the deadline passed.
@@ -134,25 +136,39 @@ class CatalogueTask(Task):  # type: ignore[type-arg]
             meta = {"done": done, "total": total, "unit": unit}
             await run_sync(self.backend.store_result, request.id, meta, "PROGRESS", request=request)
 
-        work = Work(
-            backend=shared.backend,
-            call=CallContext(
-                task_id=request.id,
-                deadline=None if remaining_s is None else time.monotonic() + remaining_s,
-                lane=(request.delivery_info or {}).get("routing_key") or "default",
-            ),
-            texts=shared.texts,
-            progress=progress,
-            queue_s=queue_s,
-        )
-        try:
-            async with asyncio.timeout(None if remaining_s is None else remaining_s + DEADLINE_SLACK_S):
-                shared_result = await self._result_of_another(request.id, options, arguments)
-                return shared_result or await run(self.entry, parsed, work)
-        except TimeoutError:
-            raise DeadlineExceeded(
-                f"No answer within options.deadline_s = {options.deadline_s:g} s."
-            ) from None
+        async with self._stream_of(request, options) as stream:
+            work = Work(
+                backend=shared.backend,
+                call=CallContext(
+                    task_id=request.id,
+                    deadline=None if remaining_s is None else time.monotonic() + remaining_s,
+                    lane=(request.delivery_info or {}).get("routing_key") or "default",
+                ),
+                texts=shared.texts,
+                progress=progress,
+                queue_s=queue_s,
+                on_chunk=None if stream is None else stream.add,
+            )
+            try:
+                async with asyncio.timeout(None if remaining_s is None else remaining_s + DEADLINE_SLACK_S):
+                    result = await self._result_of_another(request.id, options, arguments)
+                    if result is None:
+                        result = await run(self.entry, parsed, work)
+            except TimeoutError:
+                raise DeadlineExceeded(
+                    f"No answer within options.deadline_s = {options.deadline_s:g} s."
+                ) from None
+            if stream is not None and not stream.began:
+                for piece in said_in(result):
+                    stream.add(piece)
+        return result
+
+    def _stream_of(self, request: Any, options: Options) -> AbstractAsyncContextManager[StreamWriter | None]:
+        """Where the task's output goes as it comes; None where nobody asked for it."""
+        if not options.stream or not (delivery := _delivery_of(request)):
+            return nullcontext()
+        ttl_s = runtime().settings.redis.stream_ttl_s
+        return StreamWriter(self.backend.ledger, request.id, delivery["token"], ttl_s)
 
     async def _result_of_another(self, task_id: str, options: Options, arguments: Json) -> Json | None:
         """The result of a task that does the same by its key or its words; None: this one does it."""

@@ -12,6 +12,7 @@ from celery.canvas import Signature
 from kombu.exceptions import OperationalError
 
 from worker.delivery.asking import cancel_tasks, unusable
+from worker.delivery.states import Update, read_state
 from worker.redis_client import CONNECT_TIMEOUT_S, SOCKET_TIMEOUT_S, RedisAddress
 from worker.storage.texts import TextStore
 
@@ -22,39 +23,6 @@ _POLL_S = 0.05
 _AFTER_FAILURE_S = 2.0
 #: Room in a message for what Celery adds to the arguments.
 _ENVELOPE_BYTES = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Update:
-    """Where a task is.
-
-    Attributes:
-        state: Celery's state: PENDING, PROGRESS, RETRY, SUCCESS, FAILURE, REVOKED …
-        result: the result of a task that ended in SUCCESS.
-        done: units done, in state PROGRESS.
-        total: units there are, in state PROGRESS.
-        unit: what is counted, in state PROGRESS.
-        error_type: class name of what a task that failed ended with.
-        error: its message.
-    """
-
-    state: str
-    result: Any = None
-    done: int = 0
-    total: int = 0
-    unit: str = ""
-    error_type: str = ""
-    error: str = ""
-
-    @property
-    def ended(self) -> bool:
-        """Whether the task is over."""
-        return self.state in {"SUCCESS", "FAILURE", "REVOKED"}
-
-    @property
-    def failed(self) -> bool:
-        """Whether the task is over without a result."""
-        return self.state in {"FAILURE", "REVOKED"}
 
 
 @dataclass(slots=True)
@@ -74,7 +42,7 @@ class Sent:
     name: str
     kwargs: Json
     sent_s: float = field(default_factory=time.monotonic)
-    latest: Update = Update("PENDING")
+    latest: Update = field(default_factory=lambda: Update("PENDING"))
     ended_s: float | None = None
 
     @property
@@ -181,20 +149,8 @@ class Producer:
         return self._app.signature(name, kwargs=kwargs, queue=queue, headers=_headers())
 
     def _look(self, task_id: str) -> Update:
-        """The stored result as it is: Celery would build exception objects of it."""
         backend: Any = self._store.backend
-        stored = backend.get(backend.get_key_for_task(task_id))
-        if not stored:
-            return Update("PENDING")
-        meta = json.loads(stored)
-        state, result = meta["status"], meta["result"]
-        if state == "PROGRESS":
-            return Update(state, done=result["done"], total=result["total"], unit=result["unit"])
-        if state in {"FAILURE", "RETRY"}:
-            message = result["exc_message"]
-            text = " ".join(map(str, message)) if isinstance(message, list | tuple) else str(message)
-            return Update(state, error_type=result["exc_type"], error=text)
-        return Update(state, result=result)
+        return read_state(backend.get(backend.get_key_for_task(task_id)))
 
     def _reach(self, ask: Callable[..., Any], *args: Any) -> Any:
         try:

@@ -72,6 +72,7 @@ class RedisSettings(_Group):
         redis_url: wins over the four above; redis://, rediss://, unix:// or sentinel://.
         redis_sentinel_master: name of the master the sentinels of a sentinel:// URL watch.
         result_ttl_s: seconds a result is kept after its task ended.
+        stream_ttl_s: seconds a task's stream is kept after its last piece.
     """
 
     redis_host: str = Field(default="localhost", min_length=1)
@@ -81,6 +82,7 @@ class RedisSettings(_Group):
     redis_url: SecretStr = SecretStr("")
     redis_sentinel_master: str = Field(default="mymaster", min_length=1)
     result_ttl_s: int = Field(default=86400, ge=60)
+    stream_ttl_s: int = Field(default=3600, ge=1)
 
     @field_validator("redis_port", mode="before")
     @classmethod

@@ -7,6 +7,8 @@ from worker.backends.runaway import REPETITION, GrowingText
 
 #: What comes in pieces, of a choice.
 _GROWING = frozenset({"delta", "logprobs"})
+#: What of a delta is the text itself, or the same in every piece.
+_SAID_OTHERWISE = frozenset({"content", "role"})
 
 
 class Assembly:
@@ -38,7 +40,7 @@ class Assembly:
         return REPETITION in endings and all(endings)
 
     def add(self, event: Json) -> list[Chunk]:
-        """Take one event in; returns the new text in it."""
+        """Take one event in; returns what is new in it."""
         for key, value in event.items():
             if value is not None and key != "choices":
                 self._top[key] = value
@@ -63,15 +65,16 @@ class Assembly:
             choice = self._choices[index] = {"index": index, "message": message, "finish_reason": None}
         elif choice["finish_reason"] == REPETITION:
             return None
-        text = self._merge(index, choice, part.get("delta") or {})
+        delta = part.get("delta") or {}
+        self._merge(index, choice, delta)
         if part.get("finish_reason"):  # with what else the server says of its end, such as `stop_reason`
             choice |= {key: part[key] for key in part.keys() - _GROWING if part[key] is not None}
         if part.get("logprobs"):
             _extend(choice.setdefault("logprobs", {}), part["logprobs"])
-        return Chunk(text, index) if text else None
+        return chunk_of(index, delta)
 
-    def _merge(self, index: int, choice: Json, delta: Json) -> str:
-        """Put a delta into its choice's message and return the piece of content in it."""
+    def _merge(self, index: int, choice: Json, delta: Json) -> None:
+        """Put a delta into its choice's message."""
         message = choice["message"]
         for field, value in delta.items():
             if value is None:
@@ -84,8 +87,6 @@ class Assembly:
                 self._write(index, field, value)
             else:
                 message[field] = value
-        content = delta.get("content")
-        return content if isinstance(content, str) else ""
 
     def _merge_tool_calls(self, index: int, calls: list[Json], parts: list[Json]) -> None:
         """Ids and names come whole and once, arguments in pieces; `index` says which call they belong to."""
@@ -107,6 +108,25 @@ class Assembly:
         text.add(piece)
         if text.ran_away:
             self._choices[index]["finish_reason"] = REPETITION
+
+
+def pieces_of(body: Json) -> list[Chunk]:
+    """A whole answer in pieces, one a choice."""
+    found = []
+    for choice in body["choices"]:
+        message = choice["message"]
+        if calls := message.get("tool_calls"):
+            message = {**message, "tool_calls": [{"index": n, **call} for n, call in enumerate(calls)]}
+        found.append(chunk_of(choice.get("index", 0), message))
+    return [chunk for chunk in found if chunk is not None]
+
+
+def chunk_of(index: int, delta: Json) -> Chunk | None:
+    """What is new in a delta of a choice; None where nothing is."""
+    content = delta.get("content")
+    text = content if isinstance(content, str) else ""
+    more = {field: value for field, value in delta.items() if value and field not in _SAID_OTHERWISE}
+    return Chunk(text, index, more) if text or more else None
 
 
 def _extend(target: Json, part: dict[str, Any]) -> None:

@@ -63,10 +63,17 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of an answer as it arrives: `text` is new output, never repeated."""
+    """A piece of an answer as it arrives, never repeated.
+
+    Attributes:
+        text: new text.
+        index: which choice it belongs to.
+        more: what else came, as OpenAI's `delta` has it: `tool_calls`, `reasoning_content`, `refusal`.
+    """
 
     text: str
     index: int = 0
+    more: Json = field(default_factory=dict)
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ import json
 import ssl
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +16,8 @@ from typing import Any
 import aiohttp
 
 from worker.backends import failures
-from worker.backends.assembly import Assembly
-from worker.backends.base import BackendOptions, Chunk, Json, OnChunk
+from worker.backends.assembly import Assembly, pieces_of
+from worker.backends.base import BackendOptions, Json, OnChunk
 from worker.backends.sse import EventParser
 from worker.errors import BackendRejected, InvalidTask
 
@@ -123,8 +123,7 @@ class OpenAIClient:
         answer = await self.post(
             "/v1/chat/completions", request, wanted="choices", request_id=request_id, timeout_s=timeout_s
         )
-        if on_chunk is not None:
-            _hand_over(answer.body, on_chunk)
+        _hand_over(answer.body, on_chunk)
         return Answer(answer.body, _ttft_from_timings(answer), answer.total_s)
 
     async def post(
@@ -170,8 +169,7 @@ class OpenAIClient:
         async with self._exchange("POST", "/v1/chat/completions", payload, request_id, timeout_s) as response:
             if "event-stream" not in response.headers.get("content-type", ""):
                 body = await self._read_json(response, "choices")  # it does not stream
-                if on_chunk is not None:
-                    _hand_over(body, on_chunk)
+                _hand_over(body, on_chunk)
                 return Answer(body, None, time.monotonic() - started)
             parser, size, ended = EventParser(), 0, False
             while not ended and not assembly.ran_away:  # leaving before its end closes the connection
@@ -332,11 +330,11 @@ def _is_completion(body: Json) -> bool:
     )
 
 
-def _hand_over(body: Json, on_chunk: Callable[[Chunk], None]) -> None:
-    """A whole answer, to a caller who wanted it in pieces."""
-    for choice in body["choices"]:
-        if text := choice["message"].get("content"):
-            on_chunk(Chunk(text, choice.get("index", 0)))
+def _hand_over(body: Json, on_chunk: OnChunk | None) -> None:
+    """A whole answer, to a caller who may have wanted it in pieces."""
+    if on_chunk is not None:
+        for chunk in pieces_of(body):
+            on_chunk(chunk)
 
 
 def _ttft_from_timings(answer: Answer) -> float | None:

@@ -11,6 +11,7 @@ SUSPECTS = "kc:suspects:%d"
 #: Where work is besides the queues.
 OTHER_WORK = [DELAYED, *(SUSPECTS % deaths for deaths in range(1, 5))]
 RESULT = "celery-task-meta-%s"
+STREAM = "kc:stream:%s"
 
 #: Task ids are published here when they are cancelled.
 CANCEL_CHANNEL = "kc:cancel"

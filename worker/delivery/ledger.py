@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -102,8 +102,7 @@ class Ledger:
         self._owner = owner
         self._lease_ms = round(lease_s * 1000)
         self._max_deliveries = max_deliveries
-        self._states: list[tuple[tuple[str | int, ...], asyncio.Future[int]]] = []
-        self._storing: asyncio.Task[None] | None = None
+        self._states, self._pieces = _Convoy(self._run, "store"), _Convoy(self._run, "stream")
         self._scripts = {name: client.register_script(source) for name, source in _sources().items()}
 
     async def reserve(
@@ -179,30 +178,13 @@ class Ledger:
         return int(await self._run("recover", [], round(pause_s * 1000), round(grace_s * 1000), most))
 
     async def store(self, task_id: str, token: str, value: str, ttl_s: int) -> int:
-        """Store a task's state: 1 stored, 0 it has its outcome, -1 another delivery runs it.
+        """Store a task's state: 1 stored, 0 it has its outcome, -1 another delivery runs it."""
+        return await self._states.send((value, ttl_s, task_id, token))
 
-        States that come while others are on their way leave together.
-        """
-        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._states.append(((value, ttl_s, task_id, token), answer))
-        if self._storing is None or self._storing.done():
-            self._storing = asyncio.create_task(self._store())
-        return await answer
-
-    async def _store(self) -> None:
-        while self._states:
-            batch = self._states[:_STATES_AT_ONCE]
-            del self._states[:_STATES_AT_ONCE]
-            try:
-                codes = await self._run("store", [], *(part for state, _ in batch for part in state))
-            except (RedisError, OSError) as error:
-                for _, answer in batch:
-                    if not answer.done():
-                        answer.set_exception(error)
-            else:
-                for (_, answer), code in zip(batch, codes, strict=True):
-                    if not answer.done():
-                        answer.set_result(int(code))
+    async def stream(self, task_id: str, token: str, entries: Sequence[Mapping[str, str]], ttl_s: int) -> int:
+        """Add entries to a task's stream: 1 added, 0 it has its outcome, -1 another delivery runs it."""
+        flat = [[part for item in entry.items() for part in item] for entry in entries]
+        return await self._pieces.send((task_id, token, ttl_s, json.dumps(flat)))
 
     async def cancel(self, task_id: str, value: str, ttl_s: int) -> str:
         """Cancel a task; "running", "waiting", or the outcome it has already."""
@@ -231,6 +213,43 @@ class Ledger:
             raise
 
 
+class _Convoy:
+    """Sends what comes while others are on their way together, in one call of a script.
+
+    Args:
+        run: calls a script: its name, its keys and its arguments.
+        name: of the script; it answers with one number for each of those sent.
+    """
+
+    def __init__(self, run: Callable[..., Awaitable[Any]], name: str) -> None:
+        self._run, self._name = run, name
+        self._waiting: list[tuple[tuple[str | int, ...], asyncio.Future[int]]] = []
+        self._sending: asyncio.Task[None] | None = None
+
+    async def send(self, arguments: tuple[str | int, ...]) -> int:
+        """The script's answer for these arguments."""
+        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._waiting.append((arguments, answer))
+        if self._sending is None or self._sending.done():
+            self._sending = asyncio.create_task(self._send())
+        return await answer
+
+    async def _send(self) -> None:
+        while self._waiting:
+            batch = self._waiting[:_STATES_AT_ONCE]
+            del self._waiting[:_STATES_AT_ONCE]
+            try:
+                codes = await self._run(self._name, [], *(part for sent, _ in batch for part in sent))
+            except (RedisError, OSError) as error:
+                for _, answer in batch:
+                    if not answer.done():
+                        answer.set_exception(error)
+            else:
+                for (_, answer), code in zip(batch, codes, strict=True):
+                    if not answer.done():
+                        answer.set_result(int(code))
+
+
 async def persist(ask: Callable[[], Awaitable[T]]) -> T:
     """Ask Redis until it answers: what became of a task is held until it is written."""
     failures = 0
@@ -255,7 +274,7 @@ def _sources() -> dict[str, str]:
     common = (folder / "common.lua").read_text()
     names = (
         "reserve", "acknowledge", "give_back", "defer", "bury", "renew", "recover", "store", "cancel",
-        "replay", "once", "reclaim",
+        "replay", "once", "reclaim", "stream",
     )  # fmt: skip
     return {name: common + (folder / f"{name}.lua").read_text() for name in names}
 

@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from worker.backends.base import Backend, CallContext, Capabilities, Json, OnChunk, Reply
+from worker.backends.assembly import pieces_of
+from worker.backends.base import Backend, CallContext, Capabilities, Chunk, Json, OnChunk, Reply
 from worker.contracts.base import Meta, Options, TaskArguments, TextInput
 from worker.errors import DeadlineExceeded, InvalidTask
 from worker.storage.texts import TextStore
@@ -179,6 +180,14 @@ def feed(previous: object, contract: type[TaskArguments], arguments: Json) -> Js
             f"Pass `{field}`, or chain after a task that answers with text.",
         )
     return {**arguments, field: [{"role": "user", "content": text}] if field == "messages" else text}
+
+
+def said_in(result: Json) -> list[Chunk]:
+    """A result in the pieces a stream of it would have had, one a choice."""
+    if "choices" in result:
+        return pieces_of(result)
+    text = _text_of(result)
+    return [Chunk(text)] if text else []
 
 
 def _text_of(result: object) -> str | None:  # noqa: PLR0911 - one line a shape of result

@@ -5,8 +5,7 @@
 local id = ARGV[3]
 local status = outcome(id)
 if status then return status end
-redis.call('SETEX', KEYS[1], ARGV[2], ARGV[1])
-redis.call('PUBLISH', KEYS[1], ARGV[1])
+store(id, ARGV[2], ARGV[1])
 redis.call('PUBLISH', 'kc:cancel', id)
 if redis.call('ZSCORE', 'kc:delayed', id) then redis.call('ZADD', 'kc:delayed', 'XX', 0, id) end
 return redis.call('HEXISTS', 'kc:run', id) == 1 and 'running' or 'waiting'

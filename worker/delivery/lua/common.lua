@@ -8,6 +8,7 @@
 --   kc:history     task id -> {first, deaths, tries, notes}; only of tasks to which something happened
 --   kc:suspects:N  messages whose worker died N times; in the last list, so often or more
 --   kc:delayed     name -> when it is due (ms);  kc:delayed:messages  name -> {queue, raw, id}
+--   kc:stream:ID   what a task has said so far: entries of type chunk, then one of type done or error
 --   kc:dead        task id -> since when (ms);   kc:dead:entries      task id -> what is known
 --
 -- All times are milliseconds by the clock of Redis: those of the workers do not matter.
@@ -31,6 +32,35 @@ local function outcome(id)
   local head = redis.call('GETRANGE', 'celery-task-meta-' .. id, 0, 31)
   local status = string.match(head, '^{"status": ?"(%u+)"')
   if status == 'SUCCESS' or status == 'FAILURE' or status == 'REVOKED' then return status end
+end
+
+-- Why a task did not succeed, as it is stored.
+local function reason_in(value)
+  local ok, meta = pcall(cjson.decode, value)
+  if not ok or type(meta.result) ~= 'table' then return 'The task failed.' end
+  local said = meta.result.exc_message
+  if type(said) == 'table' then said = said[1] end
+  return tostring(meta.result.exc_type) .. ': ' .. tostring(said)
+end
+
+-- Store the outcome of a task, or another state of it, and tell who waits. A stream of it ends with its outcome.
+local function store(id, ttl, value)
+  local stream = 'kc:stream:' .. id
+  redis.call('SETEX', 'celery-task-meta-' .. id, ttl, value)
+  redis.call('PUBLISH', 'celery-task-meta-' .. id, value)
+  if redis.call('EXISTS', stream) == 0 then return end
+  local status = outcome(id)
+  if not status then return end
+  local last = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1][2]
+  local seq = 0
+  for i = 1, #last, 2 do
+    if last[i] == 'seq' then seq = last[i + 1] + 1 end
+  end
+  local how, text = 'error', 'Cancelled.'
+  if status == 'SUCCESS' then how, text = 'done', '' end
+  if status == 'FAILURE' then text = reason_in(value) end
+  redis.call('XADD', stream, '*', 'type', how, 'text', text, 'seq', number(seq))
+  redis.call('PUBLISH', stream, how)
 end
 
 local function history_of(id)

@@ -9,8 +9,7 @@ for i = 1, #ARGV, 4 do
   elseif token ~= '' and redis.call('HGET', 'kc:run', id) ~= token then
     answer = -1
   else
-    redis.call('SETEX', 'celery-task-meta-' .. id, ttl, value)
-    redis.call('PUBLISH', 'celery-task-meta-' .. id, value)
+    store(id, ttl, value)
   end
   table.insert(answers, answer)
 end
