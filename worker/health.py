@@ -6,7 +6,6 @@
 """
 
 import asyncio
-import math
 from typing import Any
 
 from aiohttp import web
@@ -106,9 +105,9 @@ class HealthServer:
                 asyncio.timeout(PROBE_TIMEOUT_S),
                 self._shared.settings.redis.address.connect_once() as client,
             ):
-                _show_work(await truth.look(client))
+                truth.show(await truth.look(client))
         except (TimeoutError, RedisError, OSError):
-            _show_work(None)
+            truth.show(None)
         return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
@@ -118,24 +117,6 @@ def _show_gate(servers: list[ServerLoad]) -> None:
         metrics.SERVER_LIMIT.labels(server.url).set(server.limit)
         metrics.SERVER_IN_FLIGHT.labels(server.url).set(server.in_flight)
         metrics.GATE_WAITING.set(server.waiting)  # the same for each
-
-
-def _show_work(found: truth.Truth | None) -> None:
-    """None: nobody knows."""
-    metrics.QUEUE_WAITING.clear()
-    metrics.QUEUE_OLDEST_SECONDS.clear()
-    for queue in found.queues if found else ():
-        metrics.QUEUE_WAITING.labels(queue.name).set(queue.waiting)
-        metrics.QUEUE_OLDEST_SECONDS.labels(queue.name).set(queue.oldest_s or 0)
-    for gauge, name in (
-        (metrics.RESERVED, "reserved"),
-        (metrics.RUNNING, "running"),
-        (metrics.PARKED, "parked"),
-        (metrics.DELAYED, "delayed"),
-        (metrics.SUSPECTS, "suspects"),
-        (metrics.DEAD, "dead"),
-    ):
-        gauge.set(getattr(found, name) if found else math.nan)
 
 
 class HealthStep(bootsteps.StartStopStep):

@@ -44,6 +44,14 @@ DELAYED = Gauge("kc_delayed", "Tasks that are not due yet: an eta, or a retry.")
 SUSPECTS = Gauge("kc_suspects", "Tasks whose worker died with them and that wait to be tried again.")
 DEAD = Gauge("kc_dead", "Dead letters.")
 
+# The gateway.
+GATEWAY_REQUESTS = Counter("kc_gateway_requests", "Requests answered.", ["method", "route", "status"])
+GATEWAY_SECONDS = Histogram(
+    "kc_gateway_request_duration_seconds", "From a request's first byte to its answer's first.", ["route"],
+    buckets=_SECONDS,
+)  # fmt: skip
+GATEWAY_OPEN = Gauge("kc_gateway_requests_open", "Requests under way, streams included.")
+
 # This worker's gate in front of its model servers.
 SERVER_READY = Gauge("kc_server_ready", "1 while a model server takes work, else 0.", ["server"])
 SERVER_LIMIT = Gauge("kc_server_limit", "Most requests this worker sends a model server at once.", ["server"])

@@ -63,7 +63,7 @@ class Producer:
     """
 
     def __init__(self, address: RedisAddress, result_ttl_s: int = 86400) -> None:
-        self._address = address
+        self.address = address
         self._result_ttl_s = result_ttl_s
         self._app = Celery("kc-worker", broker=address.broker_url, set_as_current=False)
         # Results are read from an app of their own: one that also sends would subscribe to each of them.
@@ -120,7 +120,7 @@ class Producer:
         Returns:
             "running", "waiting" (queued, delayed, or not known here), or the outcome it has already.
         """
-        return cancel_tasks(self._address, [task_id], self._result_ttl_s)[task_id]
+        return cancel_tasks(self.address, [task_id], self._result_ttl_s)[task_id]
 
     def workers(self, timeout_s: float = 1.0) -> list[str]:
         """Names of the workers that answer within `timeout_s` seconds."""
@@ -156,7 +156,7 @@ class Producer:
         try:
             return ask(*args)
         except (redis.RedisError, OperationalError, OSError) as error:
-            raise unusable(self._address, error) from error
+            raise unusable(self.address, error) from error
 
 
 def fit_message(kwargs: Json, field_name: str, texts: TextStore, max_bytes: int) -> tuple[Json, int]:

@@ -220,12 +220,20 @@ class GatewaySettings(_Group):
     Attributes:
         gateway_host: address it listens on.
         gateway_port: port it listens on.
-        gateway_api_keys: keys callers may use, comma-separated; empty allows everybody who can connect.
+        gateway_api_keys: who may call, comma-separated, as `kc-worker gateway key NAME` prints it; `none`
+            lets everybody in who can connect, and empty does so on a loopback address only.
+        gateway_cors_origins: web pages that may call it from a browser, comma-separated; empty: none.
+        gateway_max_waiting: tasks that may wait in one queue before callers are told to come back later;
+            0: any number.
+        gateway_body_timeout_s: seconds in which a request's body has to go on.
     """
 
     gateway_host: str = "127.0.0.1"
-    gateway_port: int = Field(default=8081, ge=1, le=65535)
+    gateway_port: int = Field(default=8081, ge=0, le=65535)
     gateway_api_keys: SecretStr = SecretStr("")
+    gateway_cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = ()
+    gateway_max_waiting: int = Field(default=10_000, ge=0)
+    gateway_body_timeout_s: float = Field(default=30, gt=0, le=3600)
 
 
 GROUPS: tuple[type[_Group], ...] = (

@@ -56,6 +56,8 @@ def build_deliveries(
             return {}
         load = backend.load()
         return {
+            "slots": sum(server.limit for server in load),
+            "models": sorted({name for server in load for name in server.models}),
             "running": sum(server.in_flight for server in load),
             "at_gate": max((server.waiting for server in load), default=0),
         }

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 
 from tests.acceptance.conftest import KC_WORKER, KcWorker, clean_environment
@@ -27,7 +28,7 @@ def served(shared_worker: LocalWorker, redis_url: str, llama_url: str) -> dict[s
 def test_help_lists_every_command_without_loading_any(kc_worker: KcWorker) -> None:
     answer = kc_worker("--help")
     assert answer.returncode == 0
-    for command in ("demo", "up", "run", "status", "cancel", "dlq", "worker", "models"):
+    for command in ("demo", "up", "run", "status", "cancel", "dlq", "gateway", "worker", "models"):
         assert re.search(rf"^  {command} ", answer.stdout, re.MULTILINE)
     imported = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "worker", "--help"],
@@ -84,6 +85,16 @@ def test_run_prints_the_whole_result_as_json(kc_worker: KcWorker, served: dict[s
     assert result["meta"]["timings"]["queue_s"] >= 0
 
 
+def test_run_shows_an_answer_while_it_is_generated(kc_worker: KcWorker, served: dict[str, str]) -> None:
+    ask = ("run", "llm.chat", "--text", "Count to ten.", "--arg", "max_tokens=12", "--arg", "temperature=0")
+    streamed, whole = kc_worker(*ask, "--stream", **served), kc_worker(*ask, **served)
+    assert streamed.returncode == 0, streamed.stderr
+    assert streamed.stdout.strip() == whole.stdout.strip()
+    failed = kc_worker("run", "llm.chat", "--messages", "[]", "--stream", **served)
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert "InvalidTask: `messages`" in failed.stderr
+
+
 def test_run_reads_text_and_schema_from_files(
     kc_worker: KcWorker, served: dict[str, str], tmp_path: Path
 ) -> None:
@@ -123,15 +134,16 @@ def test_a_text_too_long_for_a_message_goes_as_a_blob(kc_worker: KcWorker, serve
     assert "ContextLengthExceeded" in answer.stderr
 
 
+@pytest.mark.parametrize("more", [[], ["--stream"]])
 def test_run_warns_when_no_worker_listens_and_interrupting_it_revokes_the_task(
-    redis_url: str, tmp_path: Path
+    redis_url: str, tmp_path: Path, more: list[str]
 ) -> None:
     from worker.local.redis import LocalRedis
 
     with LocalRedis() as redis:
         redis.wait_ready()
         with subprocess.Popen(
-            [*KC_WORKER, "run", "llm.chat", "--text", "x"],
+            [*KC_WORKER, "run", "llm.chat", "--text", "x", *more],
             cwd=tmp_path,
             env=clean_environment(REDIS_URL=redis.url),
             stderr=subprocess.PIPE,
@@ -184,7 +196,7 @@ def test_worker_is_celerys_own_and_passes_its_options_on(
 @pytest.fixture
 def running_up(tmp_path: Path) -> Iterator[dict[str, Any]]:
     """`kc-worker up` on free ports, and what it printed."""
-    ports = ["--port-redis", str(free_port()), "--port-llm", str(free_port())]
+    ports = [f"--port-{name}={free_port()}" for name in ("redis", "llm", "gateway")]
     command = [*KC_WORKER, "up", *ports, "--slots", "1", "--context", "512"]
     with subprocess.Popen(
         command, cwd=tmp_path, env=clean_environment(), stdout=subprocess.PIPE, text=True
@@ -208,15 +220,22 @@ def test_up_prints_settings_and_a_producer_that_work_and_ctrl_c_stops_it_all(
     printed = running_up["printed"]
     settings = dict(re.findall(r"^([A-Z_]+)=(.+)$", printed, re.MULTILINE))
     assert kc_worker("status", **settings).returncode == 0
-    producer = printed[printed.index("from celery") : printed.index("# A worker is running")]
+    producer = printed[printed.index("from celery") : printed.index("# Anything that speaks")]
     answer = subprocess.run(
         [sys.executable, "-c", producer], capture_output=True, text=True, timeout=120, check=False
     )
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.strip()
+    with openai.OpenAI(base_url=settings["OPENAI_BASE_URL"], api_key=settings["OPENAI_API_KEY"]) as client:
+        chat = client.chat.completions.create(
+            model=client.models.list().data[0].id,
+            messages=[{"role": "user", "content": "Hello"}],
+            max_tokens=8,
+        )
+    assert chat.choices[0].message.content
     process = running_up["process"]
     children = psutil.Process(process.pid).children(recursive=True)
-    assert len(children) >= 3
+    assert len(children) >= 4
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 0
     assert not [child for child in children if child.is_running()]

@@ -35,11 +35,14 @@ def run_config(folder: Path, *arguments: str, env: Mapping[str, str]) -> subproc
 
 
 def merged(
-    folder: Path, variant: str, *, worker: bool = False, env: Mapping[str, str] | None = None
+    folder: Path, variant: str, *, ours: bool = False, env: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """The merged configuration of a variant; the test fails with Compose's own words where there is none."""
+    """The merged configuration of a variant; the test fails with Compose's own words where there is none.
+
+    With `ours`: worker and gateway too.
+    """
     arguments = [part for name in ("docker-compose.yml", *VARIANTS[variant]) for part in ("-f", name)]
-    arguments += ["--profile", "worker"] if worker else []
+    arguments += ["--profile", "worker", "--profile", "gateway"] if ours else []
     done = run_config(folder, *arguments, "config", "--format", "json", env=env or {})
     if done.returncode or done.stderr.strip():
         pytest.fail(f"docker compose config for {variant}: {done.stderr}")

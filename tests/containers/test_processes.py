@@ -117,7 +117,7 @@ def test_a_damaged_model_stops_the_start_in_words(tmp_path: Path) -> None:
 def test_the_worker_is_unhealthy_then_healthy_then_unhealthy(
     tmp_path: Path, containers: list[Container], llama_url: str
 ) -> None:
-    service = merged(ROOT, "llamacpp", worker=True)["services"]["worker"]
+    service = merged(ROOT, "llamacpp", ours=True)["services"]["worker"]
     command = exec_form(last("Dockerfile.worker", "", "CMD"))
     _, *words = service["healthcheck"]["test"]
     ready = mapped(words, "Dockerfile.worker", "")

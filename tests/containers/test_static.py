@@ -10,7 +10,7 @@ import pytest
 from dotenv import dotenv_values
 
 from tests.containers.compose import BIN, DOCKERFILES, ROOT, VARIANTS, instructions, last, merged, run_config
-from worker.settings import CONTAINER_SETTINGS, GROUPS, Settings, setting_names
+from worker.settings import CONTAINER_SETTINGS, GROUPS, GatewaySettings, Settings, setting_names
 
 SAMPLE = ROOT / ".env.sample"
 SERVERS = ("llama-cpp-python", "llama-server")
@@ -42,7 +42,7 @@ def variant(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def services(project: Path, variant: str) -> dict[str, Any]:
     """Every service of one variant, the optional worker too, by name."""
-    found: dict[str, Any] = merged(project, variant, worker=True)["services"]
+    found: dict[str, Any] = merged(project, variant, ours=True)["services"]
     return found
 
 
@@ -51,8 +51,10 @@ def test_plain_up_starts_what_the_variant_says_and_no_worker(project: Path, vari
     assert set(merged(project, variant)["services"]) == expected
 
 
-def test_the_worker_profile_adds_the_worker(services: dict[str, Any], variant: str) -> None:
-    assert set(services) == {"redis", "worker"} | (set() if variant == "base" else {"models", "llm-server"})
+def test_profiles_add_the_worker_and_the_gateway(services: dict[str, Any], variant: str) -> None:
+    assert set(services) == {"redis", "worker", "gateway"} | (
+        set() if variant == "base" else {"models", "llm-server"}
+    )
 
 
 def test_every_image_has_a_fixed_tag(services: dict[str, Any]) -> None:
@@ -91,7 +93,7 @@ def test_each_service_waits_for_what_it_needs(services: dict[str, Any]) -> None:
         name: {needed: how["condition"] for needed, how in service.get("depends_on", {}).items()}
         for name, service in services.items()
     }
-    assert waits["worker"]["redis"] == "service_healthy"
+    assert waits["worker"]["redis"] == waits["gateway"]["redis"] == "service_healthy"
     if "llm-server" in services:
         assert waits["llm-server"] == {"models": "service_completed_successfully"}
         assert waits["worker"]["llm-server"] == "service_healthy"
@@ -109,8 +111,10 @@ def test_the_worker_in_a_container_finds_redis_and_the_model_server(
 
 def test_the_worker_in_a_container_gets_every_setting_that_concerns_it(services: dict[str, Any]) -> None:
     not_in_containers = {"REDIS_URL", "REDIS_SENTINEL_MASTER", "HF_TOKEN", "HF_CACHE_DIR", "HF_ENDPOINT"}
-    not_in_containers |= {"MODELS_DIR", "GATEWAY_HOST", "GATEWAY_PORT", "GATEWAY_API_KEYS"}
+    gateways = {name.upper() for name in GatewaySettings.model_fields}
+    not_in_containers |= {"MODELS_DIR"} | gateways
     assert set(services["worker"]["environment"]) == set(setting_names()) - not_in_containers
+    assert gateways <= set(services["gateway"]["environment"])
 
 
 def test_redis_keeps_its_data_and_drops_nothing_when_full(services: dict[str, Any]) -> None:
@@ -289,13 +293,15 @@ def test_the_samples_values_are_the_defaults_of_the_worker(
 def test_the_samples_values_are_the_defaults_of_the_containers(tmp_path: Path, variant: str) -> None:
     for file in ROOT.glob("docker-compose*.yml"):
         shutil.copy(file, tmp_path)
-    without = merged(tmp_path, variant, worker=True)
+    without = merged(tmp_path, variant, ours=True)
     shutil.copy(SAMPLE, tmp_path / ".env")
-    with_sample = merged(tmp_path, variant, worker=True)
+    with_sample = merged(tmp_path, variant, ours=True)
     for config in (without, with_sample):
         # The worker's own settings are handed on as they are; their defaults are checked above.
-        del config["services"]["worker"]["environment"]
-        for name in set(config["services"]) - {"worker"}:
+        ours = {"worker", "gateway"}
+        for name in ours:
+            del config["services"][name]["environment"]
+        for name in set(config["services"]) - ours:
             environment = config["services"][name]["environment"]
             config["services"][name]["environment"] = {
                 key: value or None for key, value in environment.items()

@@ -141,6 +141,7 @@ class ServerLoad:
         waiting: calls of this process that wait for a slot of any server: the same number for each of them.
         probes: how often it was asked whether it takes work.
         refusals: how often it said that it is full (429, 503).
+        models: names it lists; none while it is not ready.
     """
 
     url: str
@@ -150,6 +151,7 @@ class ServerLoad:
     waiting: int
     probes: int
     refusals: int
+    models: tuple[str, ...] = ()
 
 
 OnChunk = Callable[[Chunk], None]

@@ -183,4 +183,5 @@ class Server:
             waiting=waiting,
             probes=self.probes,
             refusals=self.refusals,
+            models=self.known.models if self.ready else (),
         )

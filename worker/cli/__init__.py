@@ -17,6 +17,7 @@ _COMMANDS = {
     "status": ("worker.cli.status", "What is reachable, and what there is to do."),
     "cancel": ("worker.cli.cancel", "Cancel tasks, waiting or running."),
     "dlq": ("worker.cli.dlq", "Dead letters: list, show, replay, purge."),
+    "gateway": ("worker.cli.gateway", "Tasks and OpenAI's API over HTTP."),
     "worker": ("worker.cli.worker", "Start a worker (celery -A worker worker)."),
     "models": ("worker.cli.models", "Download models, list and check them."),
 }

@@ -1,11 +1,15 @@
 """`kc-worker run`."""
 
+import asyncio
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from worker.producer import Producer, Sent
 
 #: Where `--text` goes in a task that has no `text`.
 _TEXT_FIELD = {"llm.chat": "messages", "llm.embed": "input", "text.normalize": "request"}
@@ -62,6 +66,7 @@ def _pairs(_context: click.Context, _parameter: click.Parameter, values: tuple[s
     help="Where it waits.",
 )
 @click.option("--deadline", type=click.FloatRange(min=0, min_open=True), help="Seconds until it is given up.")
+@click.option("--stream", is_flag=True, help="Show the answer while it is generated.")
 @click.option("--json", "as_json", is_flag=True, help="The whole result as JSON.")
 def run(
     name: str,
@@ -72,12 +77,13 @@ def run(
     arguments: dict[str, Any],
     queue: str,
     deadline: float | None,
+    stream: bool,
     as_json: bool,
 ) -> int:
     """Send the task NAME to the Redis of the settings, show its progress and its answer.
 
     \b
-    kc-worker run llm.chat --text "Name three rivers" --arg max_tokens=40
+    kc-worker run llm.chat --text "Name three rivers" --arg max_tokens=40 --stream
     kc-worker run llm.chat --messages '[{"role": "user", "content": "Hello"}]'
     kc-worker run text.summarize --text-file report.txt --arg max_length=100
     kc-worker run llm.extract --text-file letter.txt --schema @order.json --json
@@ -93,14 +99,12 @@ def run(
     arguments |= {} if schema is None else {"schema": schema}
     if deadline is not None:
         arguments["options"] = {**arguments.get("options", {}), "deadline_s": deadline}
-    return _send_and_follow(name, arguments, queue, as_json)
+    if stream:
+        arguments["options"] = {**arguments.get("options", {}), "stream": True}
+    return _send_and_follow(name, arguments, queue, stream=stream and not as_json, as_json=as_json)
 
 
-def _send_and_follow(name: str, arguments: dict[str, Any], queue: str, as_json: bool) -> int:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from worker.cli import interrupt
+def _send_and_follow(name: str, arguments: dict[str, Any], queue: str, *, stream: bool, as_json: bool) -> int:
     from worker.cli.render import readable_output
     from worker.producer import Producer, fit_message
     from worker.settings import settings
@@ -115,33 +119,13 @@ def _send_and_follow(name: str, arguments: dict[str, Any], queue: str, as_json: 
             f"{chosen.storage.blob_dir} and sent by reference. The worker must see the same folder.",
             err=True,
         )
-    err = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Producer(chosen.redis.address, chosen.redis.result_ttl_s) as producer:
         task = producer.send(name, arguments, queue)
-        warned = False
         try:
-            with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
-                bar = progress.add_task(name, total=None)
-
-                def show() -> None:
-                    nonlocal warned
-                    interrupt.check()
-                    update = task.latest
-                    if update.state == "PROGRESS":
-                        label = f"{name} ({update.unit})"
-                        progress.update(bar, description=label, completed=update.done, total=update.total)
-                    if not warned and update.state == "PENDING" and task.wall_s > _NO_WORKER_AFTER_S:
-                        warned = True
-                        if not producer.workers():
-                            err.print(
-                                f"No worker answers on {chosen.redis.address.shown}. Start one with "
-                                "`kc-worker worker`; the task waits.",
-                                soft_wrap=True,
-                                markup=False,
-                            )
-
-                producer.follow([task], on_update=show)
+            if stream:
+                asyncio.run(_show_stream(producer, task))
+            else:
+                _show_progress(producer, task)
         except KeyboardInterrupt:
             producer.cancel(task.id)
             click.echo(f"Cancelled {task.id}.", err=True)
@@ -151,5 +135,64 @@ def _send_and_follow(name: str, arguments: dict[str, Any], queue: str, as_json: 
         click.echo(reason, err=True)
         return 1
     result = task.latest.result
-    click.echo(json.dumps(result, ensure_ascii=False) if as_json else readable_output(result))
+    if not stream:
+        click.echo(json.dumps(result, ensure_ascii=False) if as_json else readable_output(result))
     return 0
+
+
+def _show_progress(producer: "Producer", task: "Sent") -> None:
+    """A bar where the task says how far it is, until it has ended."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from worker.cli import interrupt
+
+    err = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    warned = False
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        bar = progress.add_task(task.name, total=None)
+
+        def show() -> None:
+            nonlocal warned
+            interrupt.check()
+            update = task.latest
+            if update.state == "PROGRESS":
+                label = f"{task.name} ({update.unit})"
+                progress.update(bar, description=label, completed=update.done, total=update.total)
+            if not warned and update.state == "PENDING" and task.wall_s > _NO_WORKER_AFTER_S:
+                warned = True
+                _say_if_nobody_works(producer)
+
+        producer.follow([task], on_update=show)
+
+
+async def _show_stream(producer: "Producer", task: "Sent") -> None:
+    """The answer as it comes, until the task has ended."""
+    from worker.delivery.following import Follower
+
+    async def say_if_nobody_works() -> None:
+        await asyncio.sleep(_NO_WORKER_AFTER_S)
+        await asyncio.to_thread(_say_if_nobody_works, producer)
+
+    warning = asyncio.create_task(say_if_nobody_works())
+    said = ""
+    async with Follower(producer.address) as follower:
+        async for entry in follower.stream(task.id):
+            warning.cancel()
+            if entry.seq == 0 and said:
+                click.echo("\n(Its worker died; the task begins anew.)", err=True)
+            if entry.type == "chunk":
+                click.echo(entry.text, nl=False)
+                said += entry.text
+        task.latest = await follower.outcome(task.id)
+    click.echo("" if said.endswith("\n") or not said else "\n", nl=False)
+
+
+def _say_if_nobody_works(producer: "Producer") -> None:
+    if not producer.workers():
+        click.echo(
+            f"No worker answers on {producer.address.shown}. Start one with `kc-worker worker`; "
+            "the task waits.",
+            err=True,
+        )

@@ -2,16 +2,23 @@
 
 import contextlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-_REDIS_PORT, _LLM_PORT = 6379, 8000
+if TYPE_CHECKING:
+    from worker.local.stack import LocalStack
+
+_REDIS_PORT, _LLM_PORT, _GATEWAY_PORT = 6379, 8000, 8081
 _HOME = Path(".kc/up")
 
 
 @click.command()
 @click.option("--port-redis", type=click.IntRange(1, 65535), help="Port of Redis [6379, or a free one].")
 @click.option("--port-llm", type=click.IntRange(1, 65535), help="Port of llama.cpp [8000, or a free one].")
+@click.option(
+    "--port-gateway", type=click.IntRange(1, 65535), help="Port of the gateway [8081, or a free one]."
+)
 @click.option("--model", help="GGUF file, or the name of one in MODELS_DIR/gguf [SmolLM2-135M-Instruct].")
 @click.option("--slots", default=4, show_default=True, type=click.IntRange(1, 256), help="Requests at once.")
 @click.option(
@@ -21,11 +28,17 @@ _HOME = Path(".kc/up")
     type=click.IntRange(256, 1_048_576),
     help="Tokens of prompt and answer, each request.",
 )
-@click.option("--no-worker", is_flag=True, help="Only Redis and llama.cpp.")
+@click.option("--no-worker", is_flag=True, help="Only Redis, llama.cpp and the gateway.")
 def up(
-    port_redis: int | None, port_llm: int | None, model: str | None, slots: int, context: int, no_worker: bool
+    port_redis: int | None,
+    port_llm: int | None,
+    port_gateway: int | None,
+    model: str | None,
+    slots: int,
+    context: int,
+    no_worker: bool,
 ) -> None:
-    """Keep Redis, llama.cpp and a worker running until Ctrl-C, and say how to use them.
+    """Keep Redis, llama.cpp, a worker and the gateway running until Ctrl-C, and say how to use them.
 
     Redis' data and the logs are kept in .kc/up of this folder.
 
@@ -49,23 +62,25 @@ def up(
         context=context,
         with_worker=not no_worker,
         worker_env={"BLOB_DIR": str(blobs)},
+        gateway_port=port_gateway or preferred_port(_GATEWAY_PORT),
         home=_HOME,
     )
     click.echo("Starting …", err=True)
     # Ctrl-C is how it ends.
     with contextlib.suppress(KeyboardInterrupt), stack:
-        click.echo(_instructions(stack.redis.url, stack.llama.url, blobs, stack.worker is not None))
+        click.echo(_instructions(stack, blobs))
         stack.watch(interrupt.check)
     click.echo("Stopped.", err=True)
 
 
-def _instructions(redis_url: str, llm_url: str, blobs: Path, with_worker: bool) -> str:
-    worker = "A worker is running." if with_worker else "Start a worker with: kc-worker worker"
+def _instructions(stack: "LocalStack", blobs: Path) -> str:
+    worker = "A worker is running." if stack.worker else "Start a worker with: kc-worker worker"
+    redis_url, gateway_url = stack.redis.url, stack.gateway.url if stack.gateway else ""
     return f"""\
 # .env for other programs
 REDIS_URL={redis_url}
 LLM_BACKEND=llamacpp
-LLM_SERVER_URL={llm_url}
+LLM_SERVER_URL={stack.llama.url}
 BLOB_DIR={blobs}
 
 # A producer (pip install 'celery[redis]')
@@ -74,5 +89,9 @@ app = Celery(broker="{redis_url}", backend="{redis_url}")
 messages = [{{"role": "user", "content": "Name three rivers."}}]
 task = app.send_task("llm.chat", kwargs={{"messages": messages, "max_tokens": 40}}, queue="default")
 print(task.get(timeout=60)["choices"][0]["message"]["content"])
+
+# Anything that speaks OpenAI's API; every route: {gateway_url}/docs
+OPENAI_BASE_URL={gateway_url}/v1
+OPENAI_API_KEY=none
 
 # {worker} Logs: {_HOME}/*/*.log. Ctrl-C stops everything."""

@@ -49,10 +49,15 @@ def cancel_tasks(address: RedisAddress, ids: Sequence[str], result_ttl_s: int) -
     """
 
     async def cancelled(client: Redis) -> dict[str, str]:
-        ledger, now = Ledger(client), datetime.now(UTC).isoformat()
-        return {task_id: await ledger.cancel(task_id, revoked(task_id, now), result_ttl_s) for task_id in ids}
+        return {task_id: await cancel_task(client, task_id, result_ttl_s) for task_id in ids}
 
     return ask(address, cancelled)
+
+
+async def cancel_task(client: Redis, task_id: str, result_ttl_s: int) -> str:
+    """Cancel one task, as `cancel_tasks` does; raises redis-py's errors."""
+    outcome = revoked(task_id, datetime.now(UTC).isoformat())
+    return await Ledger(client).cancel(task_id, outcome, result_ttl_s)
 
 
 def unusable(address: RedisAddress, error: Exception) -> LocalError:

@@ -37,6 +37,8 @@ _IDLE_S, _POLL_S = 5.0, 0.1
 _STEADY_S = 10.0
 #: Most seconds between renewals, whatever the lease.
 _RENEW_S = 5.0
+#: Seconds between renewals where there is news of this process: others are told what it can do.
+_TELL_S = 0.5
 #: Seconds shutdown waits for Redis.
 _CLOSE_TIMEOUT_S = 5.0
 
@@ -124,6 +126,7 @@ class Deliveries:
         """Hold no more than the model servers have use for; None: as many as the limit allows."""
         self._capacity = messages
         self._call(self._look_again)
+        self._call(self._tell_soon)
 
     def acknowledge(self, token: str) -> None:
         """A delivery is over."""
@@ -169,7 +172,7 @@ class Deliveries:
         self._loop.call_soon_threadsafe(function, *arguments)
 
     def _start(self) -> None:
-        self._changed = asyncio.Event()
+        self._changed, self._news = asyncio.Event(), asyncio.Event()
         self._ledger = self._new_ledger()
         for work in (self._take, self._renew, self._recover):
             self._tasks.append(self._loop.create_task(self._persistently(work)))
@@ -197,6 +200,9 @@ class Deliveries:
 
     def _look_again(self) -> None:
         self._changed.set()
+
+    def _tell_soon(self) -> None:
+        self._news.set()
 
     async def _take(self) -> None:
         async with listening(self._address) as ears:
@@ -309,7 +315,11 @@ class Deliveries:
             for token in cancelled:
                 if (held := self._held.get(token)) is not None:
                     self._on_cancelled(held.task_id)
-            await asyncio.sleep(every_s)
+            await asyncio.sleep(min(_TELL_S, every_s))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(every_s - min(_TELL_S, every_s)):
+                    await self._news.wait()
+            self._news.clear()
 
     async def _recover(self) -> None:
         lease_s = self._options.lease_s

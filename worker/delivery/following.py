@@ -113,7 +113,7 @@ class Follower:
         Raises:
             ValueError: `after` is no id of an entry.
         """
-        position = _position(after)
+        position = position_of(after)
         tail = self._tails.get(task_id)
         if tail is None:
             tail = self._tails[task_id] = _Tail()
@@ -246,7 +246,7 @@ class _Tail:
     def add(self, entry: Entry) -> None:
         """One more."""
         self.entries.append(entry)
-        self.positions.append(_position(entry.id) if entry.id else (2**64, 0))
+        self.positions.append(position_of(entry.id) if entry.id else (2**64, 0))
 
     def tell(self) -> None:
         """Wake all readers."""
@@ -297,8 +297,12 @@ def _channels(task_id: str) -> tuple[str, str]:
     return keys.RESULT % task_id, keys.STREAM % task_id
 
 
-def _position(entry_id: str) -> tuple[int, int]:
-    """Where an id stands."""
+def position_of(entry_id: str) -> tuple[int, int]:
+    """Where the entry of an id stands.
+
+    Raises:
+        ValueError: it is no id of an entry.
+    """
     milliseconds, _, number = entry_id.partition("-")
     try:
         return int(milliseconds), int(number or 0)

@@ -12,6 +12,7 @@ SUSPECTS = "kc:suspects:%d"
 OTHER_WORK = [DELAYED, *(SUSPECTS % deaths for deaths in range(1, 5))]
 RESULT = "celery-task-meta-%s"
 STREAM = "kc:stream:%s"
+OWNER = "kc:owner:%s"
 
 #: Task ids are published here when they are cancelled.
 CANCEL_CHANNEL = "kc:cancel"

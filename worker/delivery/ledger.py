@@ -200,6 +200,11 @@ class Ledger:
         said = await self._run("once", [name], task_id, asked, ttl_s)
         return said[0].decode(), said[1] if len(said) > 1 else b""
 
+    async def send(self, queue: str, *arguments: str | int) -> tuple[str, list[int]]:
+        """Put a task in a queue, as `lua/send.lua` says."""
+        said, *numbers = await self._run("send", keys.lists_of(queue), *arguments)
+        return said.decode(), [int(number) for number in numbers]
+
     async def leave(self) -> None:
         """This worker is no more."""
         await self.client.hdel(keys.WORKERS, self._owner)
@@ -274,7 +279,7 @@ def _sources() -> dict[str, str]:
     common = (folder / "common.lua").read_text()
     names = (
         "reserve", "acknowledge", "give_back", "defer", "bury", "renew", "recover", "store", "cancel",
-        "replay", "once", "reclaim", "stream",
+        "replay", "once", "reclaim", "stream", "send",
     )  # fmt: skip
     return {name: common + (folder / f"{name}.lua").read_text() for name in names}
 

@@ -1,6 +1,7 @@
 """How much work there is and where, from Redis alone: no worker is asked."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -9,6 +10,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
+from worker import metrics
 from worker.delivery import keys
 from worker.delivery.deliveries import LANES
 
@@ -48,6 +50,8 @@ class WorkerTruth:
         capacity: most it has use for as its model servers are now; None where it does not look at that.
         running: of those it holds, tasks with a model server; None where it does not say.
         parked: of those it holds, tasks that wait for a model server; None where it does not say.
+        slots: requests its model servers take at once; 0 while none is ready.
+        models: names of their models.
     """
 
     name: str
@@ -59,6 +63,8 @@ class WorkerTruth:
     capacity: int | None
     running: int | None
     parked: int | None
+    slots: int = 0
+    models: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, name: str, report: str) -> "WorkerTruth":
@@ -82,6 +88,8 @@ class WorkerTruth:
             capacity=said.get("capacity"),
             running=running,
             parked=parked,
+            slots=int(said.get("slots", 0)),
+            models=tuple(said.get("models") or ()),
         )
 
 
@@ -132,6 +140,24 @@ async def look(client: Redis, queues: Sequence[str] = QUEUES) -> Truth:
         dead=dead,
         workers=sorted(workers, key=lambda worker: worker.name),
     )
+
+
+def show(found: Truth | None) -> None:
+    """As metrics; None: nobody knows."""
+    metrics.QUEUE_WAITING.clear()
+    metrics.QUEUE_OLDEST_SECONDS.clear()
+    for queue in found.queues if found else ():
+        metrics.QUEUE_WAITING.labels(queue.name).set(queue.waiting)
+        metrics.QUEUE_OLDEST_SECONDS.labels(queue.name).set(queue.oldest_s or 0)
+    for gauge, name in (
+        (metrics.RESERVED, "reserved"),
+        (metrics.RUNNING, "running"),
+        (metrics.PARKED, "parked"),
+        (metrics.DELAYED, "delayed"),
+        (metrics.SUSPECTS, "suspects"),
+        (metrics.DEAD, "dead"),
+    ):
+        gauge.set(getattr(found, name) if found else math.nan)
 
 
 async def copies_waiting(client: Redis) -> int:

@@ -1,13 +1,12 @@
 """A real `celery -A worker worker` in a process of its own."""
 
-import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from worker.local.child import HOST, Child, free_port
-from worker.settings import CONTAINER_SETTINGS, setting_names
+from worker.local.environment import environment_with
 
 _READY = re.compile(r"@\S+ ready\.")
 _START_TIMEOUT_S = 60.0
@@ -41,17 +40,16 @@ class LocalWorker(Child):
     ) -> None:
         self.health_port = free_port()
         self.health_url = f"http://{HOST}:{self.health_port}"
-        foreign = {*setting_names(), *CONTAINER_SETTINGS}
-        chosen = {name: value for name, value in os.environ.items() if name not in foreign}
-        chosen |= {
+        settings = {
             "REDIS_URL": redis_url,
             "LLM_BACKEND": backend,
             "LLM_SERVER_URL": llm_url,
             "WORKER_HEALTH_PORT": str(self.health_port),
+            **(env or {}),
         }
         command = [sys.executable, *launcher, "-A", "worker", "worker", "--loglevel=info", *args]
         super().__init__(
-            "worker", command, directory=directory, env=chosen | dict(env or {}), in_own_directory=True
+            "worker", command, directory=directory, env=environment_with(settings), in_own_directory=True
         )
 
     def wait_ready(self, timeout_s: float = _START_TIMEOUT_S) -> None:

@@ -1,4 +1,4 @@
-"""Redis, llama.cpp and a worker, started together and always stopped together."""
+"""Redis, llama.cpp, a worker and the gateway, started together and always stopped together."""
 
 import contextlib
 import fcntl
@@ -11,6 +11,7 @@ from typing import Self
 from worker.errors import LocalError
 from worker.local.celery_worker import LocalWorker
 from worker.local.child import Child
+from worker.local.gateway import LocalGateway
 from worker.local.llamacpp import LocalLlama
 from worker.local.redis import LocalRedis
 
@@ -30,17 +31,20 @@ class LocalStack:
         context: tokens of prompt and answer, each request.
         with_worker: start a worker too.
         worker_env: more settings for the worker.
+        gateway_port: TCP port of the gateway; None: there is none.
         home: folder for logs and for Redis' data, which outlives a restart; None: nothing is kept.
 
     Attributes:
         redis: the Redis server.
         llama: the llama.cpp server.
         worker: the worker, None without one.
+        gateway: the gateway, None without one.
     """
 
     redis: LocalRedis
     llama: LocalLlama
     worker: LocalWorker | None
+    gateway: LocalGateway | None
 
     def __init__(
         self,
@@ -52,6 +56,7 @@ class LocalStack:
         context: int = 2048,
         with_worker: bool = True,
         worker_env: Mapping[str, str] | None = None,
+        gateway_port: int | None = None,
         home: Path | None = None,
     ) -> None:
         self._model = model
@@ -61,6 +66,7 @@ class LocalStack:
         self._context = context
         self._with_worker = with_worker
         self._worker_env = dict(worker_env or {})
+        self._gateway_port = gateway_port
         self._home = home
         self._children = contextlib.ExitStack()
 
@@ -86,7 +92,11 @@ class LocalStack:
                 LocalRedis(port=self._redis_port, directory=self._folder("redis"), persist=True)
             )
             self.redis.wait_ready()
-            self.worker = None
+            self.worker = self.gateway = None
+            if self._gateway_port is not None:
+                self.gateway = children.enter_context(
+                    LocalGateway(self.redis.url, port=self._gateway_port, directory=self._folder("gateway"))
+                )
             if self._with_worker:  # it starts while the model is being loaded
                 self.worker = children.enter_context(
                     LocalWorker(
@@ -98,12 +108,13 @@ class LocalStack:
                     )
                 )
             self.llama.wait_ready()
-            if self.worker:
-                self.worker.wait_ready()
+            for child in (self.worker, self.gateway):
+                if child:
+                    child.wait_ready()
             self._children = children.pop_all()
 
     def stop(self) -> None:
-        """Stop the worker, then Redis, then llama.cpp."""
+        """Stop the worker and the gateway, then Redis, then llama.cpp."""
         self._children.close()
 
     def check(self) -> None:
@@ -126,8 +137,7 @@ class LocalStack:
     @property
     def children(self) -> list[Child]:
         """The running programs."""
-        running: list[Child] = [self.redis, self.llama]
-        return [*running, self.worker] if self.worker else running
+        return [child for child in (self.redis, self.llama, self.worker, self.gateway) if child]
 
     def _folder(self, name: str) -> Path | None:
         return self._home / name if self._home else None

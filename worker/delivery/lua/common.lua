@@ -9,6 +9,8 @@
 --   kc:suspects:N  messages whose worker died N times; in the last list, so often or more
 --   kc:delayed     name -> when it is due (ms);  kc:delayed:messages  name -> {queue, raw, id}
 --   kc:stream:ID   what a task has said so far: entries of type chunk, then one of type done or error
+--   kc:owner:ID    whose a task is that came by the gateway, and what was sent;  kc:open:OWNER  those not over
+--   kc:rate:OWNER  when the owner's requests and tokens of the last minute will be made up for (ms)
 --   kc:dead        task id -> since when (ms);   kc:dead:entries      task id -> what is known
 --
 -- All times are milliseconds by the clock of Redis: those of the workers do not matter.
@@ -48,9 +50,15 @@ local function store(id, ttl, value)
   local stream = 'kc:stream:' .. id
   redis.call('SETEX', 'celery-task-meta-' .. id, ttl, value)
   redis.call('PUBLISH', 'celery-task-meta-' .. id, value)
-  if redis.call('EXISTS', stream) == 0 then return end
+  local known = redis.call('GET', 'kc:owner:' .. id)
+  if not known and redis.call('EXISTS', stream) == 0 then return end
   local status = outcome(id)
   if not status then return end
+  if known then
+    redis.call('EXPIRE', 'kc:owner:' .. id, ttl)
+    redis.call('SREM', 'kc:open:' .. cjson.decode(known).owner, id)
+  end
+  if redis.call('EXISTS', stream) == 0 then return end
   local last = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1][2]
   local seq = 0
   for i = 1, #last, 2 do

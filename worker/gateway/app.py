@@ -1,0 +1,150 @@
+"""The application: routes, and what stands before them."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import JSONResponse
+from redis.exceptions import RedisError
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from worker import __version__, metrics
+from worker.delivery.asking import unusable
+from worker.delivery.following import Follower
+from worker.delivery.sending import Sender
+from worker.errors import SettingsError
+from worker.gateway import openai, operating, tasks
+from worker.gateway.answers import ApiError, answer, on_api_error
+from worker.gateway.desk import Desk
+from worker.gateway.guard import REQUEST_ID, Guard
+from worker.gateway.keys import KeyRing
+from worker.redis_client import RedisAddress
+from worker.settings import Settings
+
+_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+_DESCRIPTION = """
+Language-model work as tasks, on your own servers. Everything goes through the queue: any task by its name
+under `/v1/tasks`, and OpenAI's API under `/v1`.
+"""
+
+
+def create_app(chosen: Settings) -> FastAPI:
+    """The gateway for these settings.
+
+    Raises:
+        SettingsError: GATEWAY_API_KEYS cannot be read, or is empty where others could connect.
+    """
+    group, address = chosen.gateway, chosen.redis.address
+    keys = KeyRing(group.gateway_api_keys.get_secret_value())
+    if not group.gateway_api_keys.get_secret_value() and group.gateway_host not in _LOOPBACK:
+        raise SettingsError(
+            f"GATEWAY_API_KEYS is empty and GATEWAY_HOST={group.gateway_host} lets others connect. Make a "
+            "key with `kc-worker gateway key NAME`, or set GATEWAY_API_KEYS=none."
+        )
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with address.connect(64) as client, Follower(address) as follower:
+            sender = Sender(client, group.gateway_max_waiting)
+            app.state.desk = Desk(client, follower, sender, keys, chosen.redis.result_ttl_s)
+            yield
+
+    app = FastAPI(
+        title="kc-worker gateway",
+        version=__version__,
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    for routes in (tasks, openai, operating):
+        app.include_router(routes.router)
+    app.add_exception_handler(ApiError, on_api_error)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(RedisError, _redis_is_away(address))
+    app.add_exception_handler(OSError, _redis_is_away(address))
+    if group.gateway_cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(group.gateway_cors_origins),
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "Last-Event-ID"],
+            expose_headers=[REQUEST_ID, "Retry-After"],
+        )
+    most = chosen.storage.max_message_bytes
+    app.add_middleware(Guard, most_bytes=lambda _path: most, timeout_s=group.gateway_body_timeout_s)
+    app.add_middleware(_Counted)
+    _without_fastapis_422(app)
+    return app
+
+
+class _Counted:
+    """ASGI middleware: counts requests by the route that answered."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.monotonic()
+
+        async def send_counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                route = getattr(scope.get("route"), "path", "none")
+                metrics.of(metrics.GATEWAY_REQUESTS, scope["method"], route, str(message["status"])).inc()
+                metrics.of(metrics.GATEWAY_SECONDS, route).observe(time.monotonic() - began)
+            await send(message)
+
+        with metrics.GATEWAY_OPEN.track_inprogress():
+            await self._app(scope, receive, send_counted)
+
+
+async def _on_http_error(_request: Request, error: Exception) -> JSONResponse:
+    """No such route, or not by this method."""
+    if not isinstance(error, HTTPException):
+        raise error
+    return answer(ApiError(error.status_code, str(error.detail), headers=error.headers))
+
+
+async def _on_invalid(_request: Request, error: Exception) -> JSONResponse:
+    """A parameter that is wrong."""
+    if not isinstance(error, RequestValidationError):
+        raise error
+    first = error.errors()[0]
+    name = str(first["loc"][-1])
+    return answer(ApiError(400, f"`{name}`: {first['msg']}.", param=name))
+
+
+def _redis_is_away(address: RedisAddress) -> Any:
+    async def on_error(_request: Request, error: Exception) -> JSONResponse:
+        if not isinstance(error, RedisError | ConnectionError | TimeoutError):
+            raise error
+        message = str(unusable(address, error))
+        return answer(
+            ApiError(503, message, "redis_unavailable", kind="server_error", headers={"Retry-After": "5"})
+        )
+
+    return on_error
+
+
+def _without_fastapis_422(app: FastAPI) -> None:
+    """What is wrong with a request is answered with 400 and OpenAI's error object, and documented so."""
+    generated = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = generated()
+        for path in document["paths"].values():
+            for operation in path.values():
+                operation["responses"].pop("422", None)
+        for name in ("HTTPValidationError", "ValidationError"):
+            document["components"]["schemas"].pop(name, None)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
