@@ -47,7 +47,10 @@ def create_app(chosen: Settings) -> Celery:
         sys.argv,
         # Children have servers of their own.
         lambda: build_deliveries(
-            chosen, process_loop(), None if app.conf.worker_pool == "prefork" else runtime().backend
+            chosen,
+            process_loop(),
+            None if app.conf.worker_pool == "prefork" else runtime().backend,
+            list(CATALOGUE),
         ),
         concurrency=chosen.worker.worker_concurrency,
         result_ttl_s=chosen.redis.result_ttl_s,

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from worker.backends.base import Backend, BackendOptions, Json
@@ -40,7 +41,7 @@ def build_texts(chosen: Settings) -> TextStore:
 
 
 def build_deliveries(
-    chosen: Settings, loop: asyncio.AbstractEventLoop, backend: Backend | None
+    chosen: Settings, loop: asyncio.AbstractEventLoop, backend: Backend | None, tasks: Sequence[str]
 ) -> Deliveries:
     """What this process takes from the queues; for a worker's main process.
 
@@ -49,13 +50,15 @@ def build_deliveries(
         loop: where it works.
         backend: whose load it reports and follows; used on the same loop. None where the
             tasks run in other processes.
+        tasks: names of those it can do.
     """
 
     def report() -> Json:
         if backend is None:
-            return {}
+            return {"tasks": tasks}
         load = backend.load()
         return {
+            "tasks": tasks,
             "slots": sum(server.limit for server in load),
             "models": sorted({name for server in load for name in server.models}),
             "running": sum(server.in_flight for server in load),

@@ -20,6 +20,7 @@ MAY_STAY = (
     "kc:sweep",
     "kc:heads",
     "kc:once:*",
+    "kc:stream:*",
     "_kombu.binding*",
 )
 #: A request that the server ends by itself, so that asking again is right.

@@ -24,8 +24,8 @@ STEPS = {
     "at its start": "worker.execution.pool:Job.start=kill-before@3",
     "before the call": "worker.backends.fleet:Fleet.chat=kill-before@3",
     "having the answer": "worker.backends.fleet:Fleet.chat=kill-after@3",
-    "before it stores": "worker.delivery.ledger:Ledger._store=kill-before",
-    "having stored": "worker.delivery.ledger:Ledger._store=kill-after",
+    "before it stores": "worker.delivery.ledger:_Convoy._send=kill-before",
+    "having stored": "worker.delivery.ledger:_Convoy._send=kill-after",
     "before it acknowledges": "worker.delivery.ledger:Ledger.acknowledge=kill-before",
     "having acknowledged": "worker.delivery.ledger:Ledger.acknowledge=kill-after",
 }

@@ -7,6 +7,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from worker import errors, metrics
+from worker.contracts import CONTRACTS
 from worker.settings import setting_names
 from worker.tasks import CATALOGUE
 
@@ -36,6 +37,7 @@ def test_metrics() -> None:
         "kc_task_queue_seconds", "kc_time_to_first_token_seconds", "kc_tokens", "kc_backend_requests",
         "kc_queue_waiting", "kc_queue_oldest_seconds", "kc_reserved", "kc_running", "kc_parked", "kc_delayed",
         "kc_suspects", "kc_dead", "kc_server_ready", "kc_server_limit", "kc_server_in_flight", "kc_gate_waiting",
+        "kc_gateway_requests", "kc_gateway_request_duration_seconds", "kc_gateway_requests_open",
     }  # fmt: skip
 
 
@@ -65,3 +67,7 @@ def test_every_link_in_the_documents_leads_somewhere() -> None:
     for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+def test_producers_and_tasks_agree_on_the_arguments() -> None:
+    assert {name: CATALOGUE[name].contract for name in CONTRACTS} == CONTRACTS

@@ -52,6 +52,7 @@ class WorkerTruth:
         parked: of those it holds, tasks that wait for a model server; None where it does not say.
         slots: requests its model servers take at once; 0 while none is ready.
         models: names of their models.
+        tasks: names of the tasks it can do.
     """
 
     name: str
@@ -65,6 +66,7 @@ class WorkerTruth:
     parked: int | None
     slots: int = 0
     models: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, name: str, report: str) -> "WorkerTruth":
@@ -90,6 +92,7 @@ class WorkerTruth:
             parked=parked,
             slots=int(said.get("slots", 0)),
             models=tuple(said.get("models") or ()),
+            tasks=tuple(said.get("tasks") or ()),
         )
 
 

@@ -101,7 +101,7 @@ def _body(model: type[BaseModel]) -> Json:
     "/chat/completions",
     response_model=ChatCompletion,
     responses={
-        200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+        200: {"content": {"text/event-stream": {}}},
         **documented(408, 409, 413, 415, 429, 502, 504),
     },
     openapi_extra=_body(ChatBody),
@@ -135,7 +135,7 @@ async def embeddings(request: Request, desk: DeskOf, caller: CallerOf, body: Jso
     """Embeddings, as numbers or in base64."""
     arguments = {name: value for name, value in body.items() if name not in {"encoding_format", "user"}}
     encoding = body.get("encoding_format") or "float"
-    if encoding not in {"float", "base64"}:
+    if encoding not in ("float", "base64"):
         raise ApiError(400, "`encoding_format` is `float` or `base64`.", param="encoding_format")
     try:
         EmbedArguments.parse(arguments)

@@ -9,9 +9,10 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
 from worker.contracts import CONTRACTS
-from worker.contracts.base import Json
+from worker.contracts.base import Json, TaskArguments
 from worker.delivery.following import position_of
 from worker.delivery.states import Update
+from worker.delivery.truth import look
 from worker.errors import InvalidTask
 from worker.gateway import events
 from worker.gateway.answers import ApiError, documented, of_task_error
@@ -108,12 +109,11 @@ async def submit(
     queue: Annotated[Queue, Query(description="Where it waits.")] = "default",
 ) -> Any:
     """Send a task; the body is its arguments, as docs/tasks.md has them."""
-    if (contract := CONTRACTS.get(task)) is None:
-        close = get_close_matches(task, CONTRACTS, n=1)
-        hint = f"Did you mean {close[0]!r}?" if close else f"There are: {', '.join(CONTRACTS)}."
-        raise ApiError(404, f"There is no task {task[:64]!r}. {hint}", "not_found", param="task")
     try:
-        contract.parse(arguments)
+        if task in CONTRACTS:
+            CONTRACTS[task].parse(arguments)
+        else:
+            await _check_others(desk, task, arguments)
     except InvalidTask as error:
         raise of_task_error(error) from None
     sent = await desk.send(caller, task, arguments, queue)
@@ -121,8 +121,23 @@ async def submit(
     return {"id": sent.id, "task": task, "queue": queue, "state": "PENDING"}
 
 
+async def _check_others(desk: Desk, task: str, arguments: Json) -> None:
+    """A task that is not of this project: it is enough that a live worker says it can do it.
+
+    Raises:
+        ApiError: none does.
+        InvalidTask: `options`, common to all tasks, are wrong.
+    """
+    known = {*CONTRACTS, *(name for worker in (await look(desk.client)).workers for name in worker.tasks)}
+    if task not in known:
+        close = get_close_matches(task, known, n=1)
+        hint = f"Did you mean {close[0]!r}?" if close else f"There are: {', '.join(sorted(known))}."
+        raise ApiError(404, f"There is no task {task[:64]!r}. {hint}", "not_found", param="task")
+    TaskArguments.parse({"options": arguments.get("options")})
+
+
 @router.get("/{task}", response_model=TaskState, responses=documented(404))
-async def look(desk: DeskOf, caller: CallerOf, task: TaskId) -> Any:
+async def show(desk: DeskOf, caller: CallerOf, task: TaskId) -> Any:
     """Where a task is, and its result once it has one."""
     known = await desk.known(caller, task)
     return {
@@ -145,7 +160,7 @@ async def cancel(desk: DeskOf, caller: CallerOf, task: TaskId) -> Any:
     "/{task}/events",
     response_class=StreamingResponse,
     responses={
-        200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "Events"},
+        200: {"content": {"text/event-stream": {}}, "description": "Events"},
         **documented(404),
     },
 )

@@ -12,6 +12,7 @@ import pytest
 
 from worker.local.celery_worker import LocalWorker
 from worker.local.gateway import LocalGateway
+from worker.local.redis import LocalRedis
 from worker.local.scripted import LocalScripted
 
 
@@ -63,20 +64,28 @@ def scripted() -> Iterator[LocalScripted]:
 
 
 @pytest.fixture(scope="module")
+def broker() -> Iterator[LocalRedis]:
+    """Without other workers than those of the module."""
+    with LocalRedis() as server:
+        server.wait_ready()
+        yield server
+
+
+@pytest.fixture(scope="module")
 def at_work(
-    redis_url: str, scripted: LocalScripted, tmp_path_factory: pytest.TempPathFactory
+    broker: LocalRedis, scripted: LocalScripted, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LocalWorker]:
     """A worker behind the scripted server."""
     folder = tmp_path_factory.mktemp("worker")
-    with LocalWorker(redis_url, scripted.url, backend="vllm", directory=folder) as worker:
+    with LocalWorker(broker.url, scripted.url, backend="vllm", directory=folder) as worker:
         worker.wait_ready()
         yield worker
 
 
 @pytest.fixture(scope="module")
-def gateway(redis_url: str) -> Iterator[LocalGateway]:
+def gateway(broker: LocalRedis) -> Iterator[LocalGateway]:
     """Without keys."""
-    with LocalGateway(redis_url) as gateway:
+    with LocalGateway(broker.url) as gateway:
         gateway.wait_ready()
         yield gateway
 
@@ -90,11 +99,11 @@ GatewayFactory = Callable[..., LocalGateway]
 
 
 @pytest.fixture
-def open_gateway(redis_url: str, tmp_path: Path) -> Iterator[GatewayFactory]:
+def open_gateway(broker: LocalRedis, tmp_path: Path) -> Iterator[GatewayFactory]:
     """`open_gateway(redis_url=…, GATEWAY_…=…)`: one with these settings."""
     opened: list[LocalGateway] = []
 
-    def start(redis_url: str = redis_url, **env: str) -> LocalGateway:
+    def start(redis_url: str = broker.url, **env: str) -> LocalGateway:
         gateway = LocalGateway(redis_url, env=env, directory=tmp_path / f"gateway-{len(opened)}")
         opened.append(gateway)
         gateway.wait_ready()

@@ -1,6 +1,7 @@
 from typing import Any
 
-from worker.backends.assembly import Assembly
+from worker.backends.assembly import Assembly, pieces_of
+from worker.backends.base import Chunk
 
 
 def chunk(delta: dict[str, Any], index: int = 0, **fields: Any) -> dict[str, Any]:
@@ -127,3 +128,27 @@ def test_an_answer_that_ends_by_itself_is_not_cut() -> None:
     assembly.add(chunk({"content": "again " * 500}, finish_reason="stop"))
     assert not assembly.ran_away
     assert assembly.body()["choices"][0]["finish_reason"] == "stop"
+
+
+def test_what_is_new_in_an_event_is_handed_on_whatever_it_is() -> None:
+    call = {"index": 0, "id": "c", "function": {"name": "f", "arguments": "{"}}
+    assembly = Assembly()
+    assert assembly.add(chunk({"role": "assistant", "content": None})) == []
+    assert assembly.add(chunk({"reasoning_content": "hm"})) == [Chunk("", 0, {"reasoning_content": "hm"})]
+    assert assembly.add(chunk({"content": "a"}, index=1)) == [Chunk("a", 1)]
+    assert assembly.add(chunk({"tool_calls": [call]})) == [Chunk("", 0, {"tool_calls": [call]})]
+    assert assembly.add(chunk({}, finish_reason="stop")) == []
+
+
+def test_a_whole_answer_in_pieces_says_which_tool_call_is_which() -> None:
+    calls = [{"id": "a", "function": {}}, {"id": "b", "function": {}}]
+    body = {
+        "choices": [
+            {"index": 0, "message": {"role": "assistant", "content": "text"}},
+            {"index": 1, "message": {"role": "assistant", "content": None, "tool_calls": calls}},
+        ]
+    }
+    text, tools = pieces_of(body)
+    assert text == Chunk("text", 0)
+    assert (tools.text, tools.index) == ("", 1)
+    assert [call["index"] for call in tools.more["tool_calls"]] == [0, 1]
