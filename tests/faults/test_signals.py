@@ -16,10 +16,10 @@ LEAVE_S = 10.0
 
 SIGNALS = {
     "SIGTERM": [signal.SIGTERM],
-    "SIGINT": [signal.SIGINT],
     "SIGQUIT": [signal.SIGQUIT],
     "SIGTERM twice": [signal.SIGTERM, signal.SIGTERM],
     "SIGINT twice": [signal.SIGINT, signal.SIGINT],
+    "SIGINT": [signal.SIGINT],
     "SIGTERM, then SIGQUIT": [signal.SIGTERM, signal.SIGQUIT],
 }
 

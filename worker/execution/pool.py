@@ -42,6 +42,9 @@ STUCK_AFTER_S = 10.0
 #: and the result is stored and published by then.
 REPORT_DELAY_S = 0.005
 
+#: Seconds between looks at what is left, at shutdown.
+LOOK_S = 0.02
+
 _EXPLICIT_PREFORK = re.compile(r"(^| )(-P ?|--pool[ =])prefork( |$)")
 
 Report = Callable[..., None]
@@ -229,9 +232,11 @@ class TaskPool(BasePool):
                 for job in tuple(self._jobs):
                     job.drop()
             try:
-                self._deliver(self._reports.get(timeout=0.1))
+                self._deliver(self._reports.get_nowait())
             except Empty:
-                continue
+                # Not a get with a timeout: interrupted by a signal whose handler takes longer than that,
+                # it waits for ever (CPython 3.11 counts on with what is less than nothing).
+                time.sleep(LOOK_S)
 
     def on_terminate(self) -> None:
         """End every task that is still there without a report: its message stays with the broker."""
