@@ -236,8 +236,26 @@ class GatewaySettings(_Group):
     gateway_body_timeout_s: float = Field(default=30, gt=0, le=3600)
 
 
+class BatchSettings(_Group):
+    """Files and batches.
+
+    Attributes:
+        files_dir: folder of uploaded files, batches and their answers; gateways share it.
+        max_file_bytes: most bytes of one uploaded file.
+        batch_max_lines: most lines of one batch; 0: any number.
+        batch_in_flight: lines of one batch that wait in the queue or run at once; "auto": four times what the
+            model servers take, 64 to 4,096.
+    """
+
+    files_dir: Path = Path(".kc/files")
+    max_file_bytes: int = Field(default=512 * 1024 * 1024, ge=1024)
+    batch_max_lines: int = Field(default=1_000_000, ge=0)
+    batch_in_flight: Literal["auto"] | Annotated[int, Field(ge=1, le=100_000)] = "auto"
+
+
 GROUPS: tuple[type[_Group], ...] = (
     RedisSettings, BackendSettings, WorkerSettings, StorageSettings, ModelSettings, GatewaySettings,
+    BatchSettings,
 )  # fmt: skip
 
 
@@ -251,6 +269,7 @@ class Settings:
         storage: inputs by reference.
         models: model downloads.
         gateway: the HTTP gateway.
+        batch: files and batches.
     """
 
     def __init__(self) -> None:
@@ -260,6 +279,7 @@ class Settings:
         self.storage = StorageSettings()
         self.models = ModelSettings()
         self.gateway = GatewaySettings()
+        self.batch = BatchSettings()
 
     @classmethod
     def load(cls) -> Self:
@@ -308,7 +328,7 @@ def _refuse_misspelt() -> None:
             if name.upper() not in known and not name.startswith(("COMPOSE_", "DOCKER_")):
                 raise SettingsError(f"{ENV_FILE}: {name} is not a setting{_meant(name, known)}")
     for name in os.environ:
-        ours = name.startswith(("LLM_", "REDIS_", "WORKER_", "TASK_", "GATEWAY_"))
+        ours = name.startswith(("LLM_", "REDIS_", "WORKER_", "TASK_", "GATEWAY_", "BATCH_"))
         if ours and name not in known and (meant := _meant(name, known)):
             raise SettingsError(f"{name} is not a setting{meant}")
 

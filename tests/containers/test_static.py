@@ -10,7 +10,7 @@ import pytest
 from dotenv import dotenv_values
 
 from tests.containers.compose import BIN, DOCKERFILES, ROOT, VARIANTS, instructions, last, merged, run_config
-from worker.settings import CONTAINER_SETTINGS, GROUPS, GatewaySettings, Settings, setting_names
+from worker.settings import CONTAINER_SETTINGS, GROUPS, BatchSettings, GatewaySettings, Settings, setting_names
 
 SAMPLE = ROOT / ".env.sample"
 SERVERS = ("llama-cpp-python", "llama-server")
@@ -111,7 +111,7 @@ def test_the_worker_in_a_container_finds_redis_and_the_model_server(
 
 def test_the_worker_in_a_container_gets_every_setting_that_concerns_it(services: dict[str, Any]) -> None:
     not_in_containers = {"REDIS_URL", "REDIS_SENTINEL_MASTER", "HF_TOKEN", "HF_CACHE_DIR", "HF_ENDPOINT"}
-    gateways = {name.upper() for name in GatewaySettings.model_fields}
+    gateways = {name.upper() for group in (GatewaySettings, BatchSettings) for name in group.model_fields}
     not_in_containers |= {"MODELS_DIR"} | gateways
     assert set(services["worker"]["environment"]) == set(setting_names()) - not_in_containers
     assert gateways <= set(services["gateway"]["environment"])

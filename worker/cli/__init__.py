@@ -14,6 +14,7 @@ _COMMANDS = {
     "demo": ("worker.cli.demo", "Real tasks through Redis, a worker and llama.cpp on this machine."),
     "up": ("worker.cli.up", "Keep Redis, llama.cpp and a worker running on this machine."),
     "run": ("worker.cli.run", "Send one task, show its progress and its answer."),
+    "batch": ("worker.cli.batch", "Files of requests into files of answers."),
     "status": ("worker.cli.status", "What is reachable, and what there is to do."),
     "cancel": ("worker.cli.cancel", "Cancel tasks, waiting or running."),
     "dlq": ("worker.cli.dlq", "Dead letters: list, show, replay, purge."),

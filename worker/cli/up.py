@@ -63,6 +63,7 @@ def up(
         with_worker=not no_worker,
         worker_env={"BLOB_DIR": str(blobs)},
         gateway_port=port_gateway or preferred_port(_GATEWAY_PORT),
+        gateway_env={"FILES_DIR": str(chosen.batch.files_dir.resolve())},
         home=_HOME,
     )
     click.echo("Starting …", err=True)

@@ -16,20 +16,18 @@ import json
 import logging
 import time
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
 from redis.asyncio.client import PubSub
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from worker.delivery import keys
-from worker.delivery.ledger import Json, retry_wait_s
+from worker.delivery.ledger import Json, retry_wait_s, stubbornly
 from worker.delivery.states import Update, read_state
 from worker.redis_client import HEALTH_CHECK_INTERVAL_S, SOCKET_TIMEOUT_S, RedisAddress
-
-T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +99,7 @@ class Follower:
         async with self._bell(task_id) as bell:
             while True:
                 bell.clear()
-                if (update := await _stubbornly(lambda: self.state(task_id))).ended:
+                if (update := await stubbornly(lambda: self.state(task_id))).ended:
                     return update
                 await _rung(bell)
 
@@ -145,7 +143,7 @@ class Follower:
             async with self._bell(task_id) as bell:
                 while True:
                     bell.clear()
-                    stored, found = await _stubbornly(lambda: self._look(task_id, last))  # noqa: B023
+                    stored, found = await stubbornly(lambda: self._look(task_id, last))  # noqa: B023
                     for entry_id, fields in found:
                         last = f"({entry_id.decode()}"
                         tail.add(_entry(entry_id.decode(), fields))
@@ -271,17 +269,6 @@ async def _heard(pubsub: PubSub) -> AsyncIterator[str]:
         heard_at = time.monotonic()
         if message["type"] in {"message", "subscribe"}:
             yield message["channel"].decode()
-
-
-async def _stubbornly(ask: Callable[[], Awaitable[T]]) -> T:
-    """Ask Redis until it answers."""
-    failures = 0
-    while True:
-        try:
-            return await ask()
-        except (RedisError, OSError):
-            failures += 1
-        await asyncio.sleep(retry_wait_s(failures))
 
 
 async def _rung(bell: asyncio.Event) -> None:

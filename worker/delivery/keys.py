@@ -13,6 +13,7 @@ OTHER_WORK = [DELAYED, *(SUSPECTS % deaths for deaths in range(1, 5))]
 RESULT = "celery-task-meta-%s"
 STREAM = "kc:stream:%s"
 OWNER = "kc:owner:%s"
+ENDED = "kc:ended:%s"
 
 #: Task ids are published here when they are cancelled.
 CANCEL_CHANNEL = "kc:cancel"

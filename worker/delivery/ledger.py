@@ -205,6 +205,17 @@ class Ledger:
         said, *numbers = await self._run("send", keys.lists_of(queue), *arguments)
         return said.decode(), [int(number) for number in numbers]
 
+    async def feed(
+        self, queue: str, tasks: Sequence[tuple[str, str, str]], ttl_s: int, *, again: bool
+    ) -> list[int]:
+        """Put a batch's tasks (id, message, what is to be known) in a queue, as `lua/feed.lua` says."""
+        flat = [part for task in tasks for part in task]
+        return list(await self._run("feed", keys.lists_of(queue)[:1], "1" if again else "", ttl_s, *flat))
+
+    async def settle(self, ids: Sequence[str], ttl_s: int) -> None:
+        """Keep no more of tasks than that they are over, as `lua/settle.lua` says."""
+        await self._run("settle", [], ttl_s, *ids)
+
     async def leave(self) -> None:
         """This worker is no more."""
         await self.client.hdel(keys.WORKERS, self._owner)
@@ -268,6 +279,19 @@ async def persist(ask: Callable[[], Awaitable[T]]) -> T:
         await asyncio.sleep(retry_wait_s(failures))
 
 
+async def stubbornly(ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask Redis until it answers, for those who have nothing else to do meanwhile."""
+    failures = 0
+    while True:
+        try:
+            return await ask()
+        except (RedisError, OSError) as error:
+            failures += 1
+            if failures == 10:
+                logger.warning("Redis is away (%s); trying again.", error)
+        await asyncio.sleep(retry_wait_s(failures))
+
+
 def retry_wait_s(failures: int) -> float:
     """Seconds before the next attempt: doubling, and random so that workers do not come back together."""
     return random.uniform(0.5, 1) * min(_MOST_RETRY_S, _RETRY_S * 2.0 ** min(failures, 10))  # noqa: S311
@@ -279,7 +303,7 @@ def _sources() -> dict[str, str]:
     common = (folder / "common.lua").read_text()
     names = (
         "reserve", "acknowledge", "give_back", "defer", "bury", "renew", "recover", "store", "cancel",
-        "replay", "once", "reclaim", "stream", "send",
+        "replay", "once", "reclaim", "stream", "send", "feed", "settle",
     )  # fmt: skip
     return {name: common + (folder / f"{name}.lua").read_text() for name in names}
 

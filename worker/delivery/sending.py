@@ -59,12 +59,14 @@ class Known:
         task: its name.
         queue: where it was put.
         sent_at: Unix seconds.
+        batch: it is a line of this batch; "" for none.
     """
 
     owner: str
     task: str
     queue: str
     sent_at: float
+    batch: str = ""
 
 
 class TooMuch(Exception):

@@ -11,24 +11,11 @@ from fastapi import Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
+from worker.contracts.openai import Refusal, refusal_of
 from worker.delivery.sending import TooMuch
 from worker.delivery.states import Update
 from worker.errors import TaskError
 
-#: What a task's error is in HTTP: status, and OpenAI's type and code.
-_ERRORS: dict[str, tuple[int, str, str | None]] = {
-    "InvalidTask": (400, "invalid_request_error", None),
-    "InputTooLarge": (413, "invalid_request_error", "input_too_large"),
-    "InputUnavailable": (400, "invalid_request_error", "input_unavailable"),
-    "ForbiddenInput": (400, "invalid_request_error", "forbidden_input"),
-    "ContextLengthExceeded": (400, "invalid_request_error", "context_length_exceeded"),
-    "BackendRejected": (400, "invalid_request_error", "backend_rejected"),
-    "BackendUnavailable": (503, "server_error", "backend_unavailable"),
-    "DeadlineExceeded": (504, "server_error", "deadline_exceeded"),
-    "OutputInvalid": (502, "server_error", "output_invalid"),
-    "OutputRunaway": (502, "server_error", "output_runaway"),
-    "DeadLettered": (503, "server_error", "dead_lettered"),
-}
 _TOO_MUCH = {
     "queue": "The queue is full.",
     "in_flight": "Too many of your tasks are under way.",
@@ -77,7 +64,7 @@ class ApiError(Exception):
     ) -> None:
         super().__init__(message)
         self.status, self.headers = status, dict(headers or {})
-        self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+        self.body = Refusal(status, message, kind, code, param).body
 
 
 def not_found(what: str) -> ApiError:
@@ -87,14 +74,12 @@ def not_found(what: str) -> ApiError:
 
 def of_task_error(error: TaskError) -> ApiError:
     """For an error found here."""
-    return _of(type(error).__name__, str(error))
+    return _of(refusal_of(type(error).__name__, str(error)))
 
 
 def of_failure(update: Update) -> ApiError:
     """For a task that has no result."""
-    if update.state == "REVOKED":
-        return ApiError(409, "The task was cancelled.", "cancelled")
-    return _of(update.error_type, update.error)
+    return _of(refusal_of(update.error_type, update.error))
 
 
 def of_too_much(error: TooMuch) -> ApiError:
@@ -115,10 +100,9 @@ def answer(error: ApiError) -> JSONResponse:
     return JSONResponse(error.body, error.status, headers=error.headers)
 
 
-def _of(kind: str, message: str) -> ApiError:
-    status, openai_type, code = _ERRORS.get(kind, (500, "server_error", None))
-    headers = {"Retry-After": str(_RETRY_AFTER_S)} if status in {429, 503} else None
-    return ApiError(status, message, code, kind=openai_type, headers=headers)
+def _of(why: Refusal) -> ApiError:
+    headers = {"Retry-After": str(_RETRY_AFTER_S)} if why.status in {429, 503} else None
+    return ApiError(why.status, why.message, why.code, kind=why.kind, param=why.param, headers=headers)
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:

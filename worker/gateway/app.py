@@ -14,17 +14,21 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from worker import __version__, metrics
+from worker.batch.feeder import BATCHES, FILES
+from worker.batch.records import Records
 from worker.delivery.asking import unusable
 from worker.delivery.following import Follower
 from worker.delivery.sending import Sender
 from worker.errors import SettingsError
-from worker.gateway import openai, operating, tasks
+from worker.gateway import batches, files, openai, operating, tasks
 from worker.gateway.answers import ApiError, answer, on_api_error
 from worker.gateway.desk import Desk
+from worker.gateway.feeding import kept_feeding
 from worker.gateway.guard import REQUEST_ID, Guard
 from worker.gateway.keys import KeyRing
 from worker.redis_client import RedisAddress
 from worker.settings import Settings
+from worker.storage.files import FileStore
 
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 _DESCRIPTION = """
@@ -49,9 +53,12 @@ def create_app(chosen: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with address.connect(64) as client, Follower(address) as follower:
+        async with address.connect(64) as client, Follower(address) as follower, kept_feeding():
             sender = Sender(client, group.gateway_max_waiting)
-            app.state.desk = Desk(client, follower, sender, keys, chosen.redis.result_ttl_s)
+            app.state.desk = Desk(
+                client, follower, sender, keys, chosen.redis.result_ttl_s,
+                FileStore(chosen.batch.files_dir / FILES), Records(chosen.batch.files_dir / BATCHES),
+            )  # fmt: skip
             yield
 
     app = FastAPI(
@@ -61,7 +68,7 @@ def create_app(chosen: Settings) -> FastAPI:
         lifespan=lifespan,
         redirect_slashes=False,
     )
-    for routes in (tasks, openai, operating):
+    for routes in (tasks, openai, files, batches, operating):
         app.include_router(routes.router)
     app.add_exception_handler(ApiError, on_api_error)
     app.add_exception_handler(HTTPException, _on_http_error)
@@ -76,8 +83,12 @@ def create_app(chosen: Settings) -> FastAPI:
             allow_headers=["Authorization", "Content-Type", "Last-Event-ID"],
             expose_headers=[REQUEST_ID, "Retry-After"],
         )
-    most = chosen.storage.max_message_bytes
-    app.add_middleware(Guard, most_bytes=lambda _path: most, timeout_s=group.gateway_body_timeout_s)
+    most, most_of_file = chosen.storage.max_message_bytes, chosen.batch.max_file_bytes + files.FORM_BYTES
+    app.add_middleware(
+        Guard,
+        most_bytes=lambda path: most_of_file if path == files.router.prefix else most,
+        timeout_s=group.gateway_body_timeout_s,
+    )
     app.add_middleware(_Counted)
     _without_fastapis_422(app)
     return app

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from fastapi import Depends, Request
 from redis.asyncio import Redis
 
+from worker.batch.records import Records
 from worker.contracts.base import Json
 from worker.delivery.asking import cancel_task
 from worker.delivery.following import Follower
@@ -17,6 +18,7 @@ from worker.delivery.sending import Known, Sender, Sent, TooMuch
 from worker.delivery.states import Update
 from worker.gateway.answers import ApiError, not_found, of_too_much
 from worker.gateway.keys import ANYBODY, Caller, KeyRing
+from worker.storage.files import FileStore
 
 Queue = Literal["interactive", "default", "batch"]
 
@@ -34,6 +36,8 @@ class Desk:
         sender: sends them.
         keys: of those who may.
         result_ttl_s: seconds it is known that a task was cancelled.
+        files: of all callers.
+        records: of their batches.
     """
 
     client: Redis
@@ -41,6 +45,8 @@ class Desk:
     sender: Sender
     keys: KeyRing
     result_ttl_s: int
+    files: FileStore
+    records: Records
     _cancelling: set[asyncio.Task[str]] = field(default_factory=set)
 
     async def send(self, caller: Caller, task: str, kwargs: Json, queue: str) -> Sent:

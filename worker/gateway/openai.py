@@ -1,7 +1,5 @@
 """OpenAI's API, through the queue: a program that speaks it needs only another base URL."""
 
-import base64
-import struct
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -10,22 +8,20 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from worker.contracts.base import Json
-from worker.contracts.llm import ChatArguments, EmbedArguments
+from worker.contracts.openai import CHAT_URL, EMBEDDINGS_URL, answer_of, arguments_of, finish_reason, task_of
 from worker.delivery.following import Entry
+from worker.delivery.sending import Sent
 from worker.delivery.truth import look
 from worker.errors import InvalidTask
 from worker.gateway import events
 from worker.gateway.answers import ApiError, documented, not_found, of_failure, of_task_error
 from worker.gateway.desk import CallerOf, Desk, DeskOf, JsonOf
+from worker.gateway.keys import Caller
 
 router = APIRouter(prefix="/v1", tags=["openai"])
 
-#: Fields that say how an answer is handed over, and not what is asked of the model.
-_OURS = frozenset({"stream", "stream_options", "service_tier", "store"})
 #: What a caller may say for `service_tier`, and where such a request waits.
 _QUEUES = {"flex": "batch", "default": "default"}
-#: `finish_reason`s of ours that OpenAI has no name for.
-_FINISH = {"repetition": "length"}
 
 
 class ChatBody(BaseModel):
@@ -108,18 +104,10 @@ def _body(model: type[BaseModel]) -> Json:
 )
 async def chat(request: Request, desk: DeskOf, caller: CallerOf, body: JsonOf) -> Any:
     """Chat, whole or streamed; a caller that goes away cancels its task."""
-    arguments, streamed = _chat_arguments(body)
     queue = _QUEUES.get(str(body.get("service_tier")), "interactive")
-    try:
-        ChatArguments.parse(arguments)
-    except InvalidTask as error:
-        raise of_task_error(error) from None
-    sent = await desk.send(caller, "llm.chat", arguments, queue)
-    if not streamed:
-        update = await desk.outcome(request, sent.id)
-        if update.failed:
-            raise of_failure(update)
-        return _completion(sent.id, update.result)
+    sent = await _send(desk, caller, CHAT_URL, body, queue)
+    if not body.get("stream"):
+        return await _answer(request, desk, CHAT_URL, body, sent.id)
     options = body.get("stream_options") or {}
     stream = _ChatStream(desk, sent.id, str(body.get("model") or ""), bool(options.get("include_usage")))
     return events.response(await stream.begin())
@@ -133,22 +121,8 @@ async def chat(request: Request, desk: DeskOf, caller: CallerOf, body: JsonOf) -
 )
 async def embeddings(request: Request, desk: DeskOf, caller: CallerOf, body: JsonOf) -> Any:
     """Embeddings, as numbers or in base64."""
-    arguments = {name: value for name, value in body.items() if name not in {"encoding_format", "user"}}
-    encoding = body.get("encoding_format") or "float"
-    if encoding not in ("float", "base64"):
-        raise ApiError(400, "`encoding_format` is `float` or `base64`.", param="encoding_format")
-    try:
-        EmbedArguments.parse(arguments)
-    except InvalidTask as error:
-        raise of_task_error(error) from None
-    sent = await desk.send(caller, "llm.embed", arguments, "interactive")
-    update = await desk.outcome(request, sent.id)
-    if update.failed:
-        raise of_failure(update)
-    result: Json = {name: value for name, value in update.result.items() if name != "meta"}
-    if encoding == "base64":
-        result["data"] = [{**one, "embedding": _packed(one["embedding"])} for one in result["data"]]
-    return {"object": "list", **result}
+    sent = await _send(desk, caller, EMBEDDINGS_URL, body, "interactive")
+    return await _answer(request, desk, EMBEDDINGS_URL, body, sent.id)
 
 
 @router.get("/models", response_model=Models, responses=documented())
@@ -168,28 +142,19 @@ async def model(desk: DeskOf, _caller: CallerOf, model: str) -> Any:
     return {"id": model}
 
 
-def _chat_arguments(body: Json) -> tuple[Json, bool]:
-    """The arguments of `llm.chat`, and whether the answer is to be streamed."""
-    known = ChatArguments.model_fields.keys() - {"options", "extra_body"}
-    arguments: Json = {name: value for name, value in body.items() if name in known and value is not None}
-    more = {name: value for name, value in body.items() if name not in known | _OURS}
-    if more:
-        arguments["extra_body"] = more
-    streamed = body.get("stream") or False
-    if not isinstance(streamed, bool):
-        raise ApiError(400, "`stream` is true or false.", param="stream")
-    if not isinstance(body.get("stream_options") or {}, dict):
-        raise ApiError(400, "`stream_options` is an object.", param="stream_options")
-    return {**arguments, "options": {"stream": streamed}}, streamed
+async def _send(desk: Desk, caller: Caller, url: str, body: Json, queue: str) -> Sent:
+    try:
+        arguments = arguments_of(url, body)
+    except InvalidTask as error:
+        raise of_task_error(error) from None
+    return await desk.send(caller, task_of(url), arguments, queue)
 
 
-def _completion(task_id: str, result: Json) -> Json:
-    choices = [
-        {**choice, "finish_reason": _FINISH.get(choice["finish_reason"], choice["finish_reason"])}
-        for choice in result["choices"]
-    ]
-    kept = {name: value for name, value in result.items() if name != "meta"}
-    return {"created": int(time.time()), **kept, "id": f"chatcmpl-{task_id}", "choices": choices}
+async def _answer(request: Request, desk: Desk, url: str, body: Json, task_id: str) -> Json:
+    update = await desk.outcome(request, task_id)
+    if update.failed:
+        raise of_failure(update)
+    return answer_of(url, body, task_id, update.result)
 
 
 class _ChatStream:
@@ -233,7 +198,7 @@ class _ChatStream:
                 yield events.event(of_failure(update).body)
                 return
             for choice in update.result["choices"]:
-                reason = _FINISH.get(choice["finish_reason"], choice["finish_reason"])
+                reason = finish_reason(choice["finish_reason"])
                 yield self._chunk(choice.get("index", 0), {}, reason)
             if self._with_usage:
                 yield events.event({**self._frame(), "choices": [], "usage": update.result.get("usage")})
@@ -270,8 +235,3 @@ class _ChatStream:
             "created": self._created,
             "model": self._model,
         }
-
-
-def _packed(numbers: list[float]) -> str:
-    """Little-endian 32-bit floats in base64, as OpenAI packs them."""
-    return base64.b64encode(struct.pack(f"<{len(numbers)}f", *numbers)).decode()

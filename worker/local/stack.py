@@ -32,6 +32,7 @@ class LocalStack:
         with_worker: start a worker too.
         worker_env: more settings for the worker.
         gateway_port: TCP port of the gateway; None: there is none.
+        gateway_env: more settings for the gateway.
         home: folder for logs and for Redis' data, which outlives a restart; None: nothing is kept.
 
     Attributes:
@@ -57,6 +58,7 @@ class LocalStack:
         with_worker: bool = True,
         worker_env: Mapping[str, str] | None = None,
         gateway_port: int | None = None,
+        gateway_env: Mapping[str, str] | None = None,
         home: Path | None = None,
     ) -> None:
         self._model = model
@@ -67,6 +69,7 @@ class LocalStack:
         self._with_worker = with_worker
         self._worker_env = dict(worker_env or {})
         self._gateway_port = gateway_port
+        self._gateway_env = dict(gateway_env or {})
         self._home = home
         self._children = contextlib.ExitStack()
 
@@ -95,7 +98,12 @@ class LocalStack:
             self.worker = self.gateway = None
             if self._gateway_port is not None:
                 self.gateway = children.enter_context(
-                    LocalGateway(self.redis.url, port=self._gateway_port, directory=self._folder("gateway"))
+                    LocalGateway(
+                        self.redis.url,
+                        port=self._gateway_port,
+                        env=self._gateway_env,
+                        directory=self._folder("gateway"),
+                    )
                 )
             if self._with_worker:  # it starts while the model is being loaded
                 self.worker = children.enter_context(

@@ -10,6 +10,7 @@
 --   kc:delayed     name -> when it is due (ms);  kc:delayed:messages  name -> {queue, raw, id}
 --   kc:stream:ID   what a task has said so far: entries of type chunk, then one of type done or error
 --   kc:owner:ID    whose a task is that came by the gateway, and what was sent;  kc:open:OWNER  those not over
+--   kc:ended:BATCH ids of a batch's tasks that have ended, until it has heard of them
 --   kc:rate:OWNER  when the owner's requests and tokens of the last minute will be made up for (ms)
 --   kc:dead        task id -> since when (ms);   kc:dead:entries      task id -> what is known
 --
@@ -56,7 +57,12 @@ local function store(id, ttl, value)
   if not status then return end
   if known then
     redis.call('EXPIRE', 'kc:owner:' .. id, ttl)
-    redis.call('SREM', 'kc:open:' .. cjson.decode(known).owner, id)
+    known = cjson.decode(known)
+    redis.call('SREM', 'kc:open:' .. known.owner, id)
+    if known.batch then
+      redis.call('RPUSH', 'kc:ended:' .. known.batch, id)
+      redis.call('EXPIRE', 'kc:ended:' .. known.batch, ttl)
+    end
   end
   if redis.call('EXISTS', stream) == 0 then return end
   local last = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1][2]

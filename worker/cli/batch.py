@@ -1,0 +1,328 @@
+"""`kc-worker batch`."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import signal
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from worker.batch.checking import Report
+    from worker.batch.lines import Source
+    from worker.batch.local import Note, Place
+    from worker.batch.rows import Template
+    from worker.batch.running import Run
+    from worker.cli.batch_progress import BatchProgress
+    from worker.settings import Settings
+
+#: Seconds that cancelling what is under way may take.
+_LET_GO_S = 15.0
+_WAIT_S = 0.5
+
+
+@click.group()
+def batch() -> None:
+    """Files of requests: `run` one from here, `feed` those of the gateway."""
+
+
+def _template_text(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str:
+    from worker.batch.rows import check_template
+
+    text = Path(value[1:]).read_text(encoding="utf-8") if value and value.startswith("@") else value or ""
+    try:
+        check_template(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+    return text
+
+
+def _pairs(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
+    """`key=value`; a value that is not JSON is a text with `{column}`s."""
+    arguments: dict[str, Any] = {}
+    for pair in values:
+        name, separator, value = pair.partition("=")
+        if not separator:
+            raise click.BadParameter(f"{pair!r} is not key=value")
+        try:
+            arguments[name] = json.loads(value)
+        except json.JSONDecodeError:
+            arguments[name] = _template_text(_context, _parameter, value)
+    return arguments
+
+
+@batch.command()
+@click.argument("input_path", metavar="INPUT", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="File for answers.")
+@click.option(
+    "--errors", type=click.Path(path_type=Path), help="File for lines without one [OUTPUT.errors.jsonl]."
+)
+@click.option("--resume", is_flag=True, help="Go on with what OUTPUT holds already.")
+@click.option("--overwrite", is_flag=True, help="Begin anew although OUTPUT is there.")
+@click.option("--check", "only_check", is_flag=True, help="Only say what is wrong with the lines.")
+@click.option("--skip-invalid", is_flag=True, help="Lines that are wrong go to the errors; do the others.")
+@click.option("--task", help="Who does the rows [llm.chat].")
+@click.option("--prompt", callback=_template_text, help="What to ask of a row, with {column}s; @FILE.")
+@click.option("--system", callback=_template_text, help="The system message, with {column}s; @FILE.")
+@click.option(
+    "--arg", "arguments", multiple=True, callback=_pairs, metavar="KEY=VALUE", help="Arguments for every row."
+)
+@click.option("--id-column", default="", help="Column of a row's custom_id [row-1, row-2 …].")
+@click.option(
+    "--queue",
+    default="batch",
+    show_default=True,
+    type=click.Choice(["interactive", "default", "batch"]),
+    help="Where its tasks wait.",
+)
+@click.option(
+    "--in-flight", type=click.IntRange(1, 100_000), help="Lines waiting or running at once [BATCH_IN_FLIGHT]."
+)
+@click.option("--json", "as_json", is_flag=True, help="The summary as JSON on stdout.")
+def run(**given: Any) -> int:
+    """Answer every line of INPUT once: answers go to OUTPUT as they come, in any order.
+
+    \b
+    kc-worker batch run in.jsonl -o out.jsonl            lines as OpenAI's Batch API has them
+    kc-worker batch run rows.csv -o out.jsonl --prompt "One sentence about {title}: {text}"
+    kc-worker batch run rows.parquet -o out.jsonl --task text.keywords --arg "text={body}" --id-column id
+    kc-worker batch run in.jsonl -o out.jsonl --resume   after Ctrl-C, or whatever stopped it
+
+    INPUT is JSONL, CSV, TSV or Parquet. Every line is checked before the first is sent. Ctrl-C cancels what
+    is under way. Exit status 1: lines are wrong or have no answer; 130: stopped.
+    """  # noqa: D301  # click wants the character
+    from worker.batch.local import Place
+    from worker.settings import settings
+
+    chosen, asked = settings(), _Asked(**given)
+    output = asked.output
+    template = _template(asked)
+    source = _source(asked.input_path, template, chosen)
+    if asked.only_check:
+        return _say_what_is_wrong(_checked(source, chosen), as_json=asked.as_json)
+    if output.exists() and output.stat().st_size and not (asked.resume or asked.overwrite):
+        raise click.UsageError(f"{output} is there. Go on with it: --resume. Begin anew: --overwrite.")
+    place = Place(output, asked.errors or output.with_name(f"{output.stem}.errors.jsonl"))
+    told = json.dumps(asdict(template)) if template else ""
+    with place.claimed():
+        if asked.resume and not asked.overwrite:
+            note = place.resumed(asked.input_path, told)
+        else:
+            report = _checked(source, chosen)
+            if report.wrong and not (asked.skip_invalid and report.lines):
+                return _say_what_is_wrong(report, as_json=asked.as_json)
+            note = place.begin(asked.input_path, told, report.lines)
+        return asyncio.run(_run(chosen, asked, place, note, source))
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What was typed."""
+
+    input_path: Path
+    output: Path
+    errors: Path | None
+    resume: bool
+    overwrite: bool
+    only_check: bool
+    skip_invalid: bool
+    task: str | None
+    prompt: str
+    system: str
+    arguments: dict[str, Any]
+    id_column: str
+    queue: str
+    in_flight: int | None
+    as_json: bool
+
+
+@batch.command()
+@click.option("--until-eof", is_flag=True, help="End when standard input does.")
+def feed(until_eof: bool) -> None:
+    """Drive the batches of FILES_DIR until Ctrl-C.
+
+    The gateway starts one by itself. Several may run: each batch is driven by one of them.
+    """
+    from worker.settings import settings
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    asyncio.run(_feed(settings(), until_eof=until_eof))
+
+
+def _template(asked: _Asked) -> "Template | None":
+    """What is asked of rows; None where the lines say it themselves."""
+    from worker.batch.rows import TABLES, Template
+
+    table = asked.input_path.suffix.lower() in TABLES
+    if table or asked.task or asked.prompt or asked.system or asked.arguments:
+        return Template(
+            asked.task or "llm.chat", asked.prompt, asked.system, asked.arguments, asked.id_column
+        )
+    if asked.id_column:
+        raise click.UsageError("--id-column is for rows; say what to do with them: --prompt, --task, --arg.")
+    return None
+
+
+def _source(input_path: Path, template: "Template | None", chosen: "Settings") -> "Source":
+    from worker.batch.lines import JsonLines
+    from worker.batch.rows import Rows
+
+    most = chosen.storage.max_message_bytes
+    return Rows(input_path, template, most) if template else JsonLines(input_path, "", most)
+
+
+def _checked(source: "Source", chosen: "Settings") -> "Report":
+    from rich.console import Console
+
+    from worker.batch.checking import check
+    from worker.cli import interrupt
+
+    err = Console(stderr=True)
+    with err.status("Checking the lines") as status:
+
+        def show(lines: int) -> None:
+            interrupt.check()
+            status.update(f"Checking the lines: {lines:,}")
+
+        return check(source, 0, chosen.storage.max_message_bytes, show)
+
+
+def _say_what_is_wrong(report: "Report", *, as_json: bool) -> int:
+    if as_json:
+        problems = [
+            {"line": one.number, "custom_id": one.custom_id, "code": one.code, "param": one.param,
+             "message": one.message}
+            for one in report.problems
+        ]  # fmt: skip
+        click.echo(json.dumps({"lines": report.lines, "wrong": report.wrong, "problems": problems}))
+    else:
+        for one in report.problems:
+            click.echo(one.told, err=True)
+        if report.wrong > len(report.problems):
+            click.echo(f"… and {report.wrong - len(report.problems):,} more", err=True)
+        verdict = f"{report.wrong:,} are wrong; nothing was sent." if report.wrong else "All are well."
+        click.echo(f"{report.lines:,} lines. {verdict}", err=True)
+    return 1 if report.wrong else 0
+
+
+async def _run(chosen: "Settings", asked: _Asked, place: "Place", note: "Note", source: "Source") -> int:
+    from worker.batch.answers import Answers, ForeignFile
+    from worker.batch.local import Stopwatch
+    from worker.batch.running import Run
+    from worker.cli.batch_progress import BatchProgress
+    from worker.delivery.feeding import Feed
+    from worker.errors import LocalError
+
+    stopping = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    in_flight = asked.in_flight
+    if in_flight is None and isinstance(chosen.batch.batch_in_flight, int):
+        in_flight = chosen.batch.batch_in_flight
+    watch = Stopwatch(note.seconds)
+    async with contextlib.AsyncExitStack() as opened:
+        client = await opened.enter_async_context(chosen.redis.address.connect(8))
+        if reason := await chosen.redis.address.ping(5):
+            raise LocalError(f"{reason}. Start one with `kc-worker up`, or correct REDIS_URL.")
+        try:
+            answers = opened.enter_context(Answers(note.batch, place.output, place.errors))
+        except ForeignFile as error:
+            raise LocalError(str(error)) from None
+        feed = Feed(client, note.batch, "shell", chosen.redis.result_ttl_s, asked.queue)
+        running = Run(note.uuid, source, answers, feed, attempt=note.attempt, in_flight=in_flight)
+        with BatchProgress(note, answers, running) as progress:
+            whole = await _step(running, progress, stopping)
+            if not whole:
+                note = place.stopped(note)
+                progress.say("Stopping: cancelling what is under way …")
+                await _let_go(running)
+        note = replace(
+            note, seconds=round(watch.seconds, 3), completed=answers.completed, failed=answers.failed,
+            input_tokens=answers.usage.input_tokens, output_tokens=answers.usage.output_tokens,
+        )  # fmt: skip
+        place.save(note)
+    if not note.failed:
+        place.errors.unlink(missing_ok=True)
+    _summarise(place, note, as_json=asked.as_json, whole=whole)
+    return 130 if not whole else 1 if note.failed else 0
+
+
+async def _step(running: "Run", progress: "BatchProgress", stopping: asyncio.Event) -> bool:
+    """Go on until all is done, or it is to stop; whether all is done."""
+
+    async def steps() -> None:
+        while await running.step(_WAIT_S):
+            progress.show()
+
+    going, stopped = asyncio.ensure_future(steps()), asyncio.ensure_future(stopping.wait())
+    await asyncio.wait((going, stopped), return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if not going.done():
+        going.cancel()
+        await asyncio.gather(going, return_exceptions=True)
+        return False
+    going.result()
+    progress.show()
+    return True
+
+
+async def _let_go(running: "Run") -> None:
+    try:
+        async with asyncio.timeout(_LET_GO_S):
+            await running.let_go()
+    except TimeoutError:
+        click.echo("Redis does not answer: what is under way may still be done.", err=True)
+
+
+def _summarise(place: "Place", note: "Note", *, as_json: bool, whole: bool) -> None:
+    from worker.cli.render import duration
+
+    if as_json:
+        said = {**asdict(note), "output": str(place.output), "errors": str(place.errors), "whole": whole}
+        click.echo(json.dumps(said))
+        return
+    done = note.completed + note.failed
+    tokens = f"{note.input_tokens:,} tokens in, {note.output_tokens:,} out, {duration(note.seconds)}"
+    if not whole:
+        click.echo(
+            f"Stopped: {done:,} of {note.lines:,} lines are done ({tokens}). Go on with --resume.", err=True
+        )
+        return
+    failed = f", {note.failed:,} without: {place.errors}" if note.failed else ""
+    click.echo(f"{note.completed:,} answers: {place.output}{failed} ({tokens})", err=True)
+
+
+async def _feed(chosen: "Settings", *, until_eof: bool) -> None:
+    from worker.batch.feeder import BATCHES, FILES, BatchOptions, Feeder
+    from worker.batch.records import Records
+    from worker.storage.files import FileStore
+
+    group = chosen.batch
+    options = BatchOptions(
+        group.batch_max_lines,
+        chosen.storage.max_message_bytes,
+        None if group.batch_in_flight == "auto" else group.batch_in_flight,
+        chosen.redis.result_ttl_s,
+    )
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopping.set)
+    if until_eof:
+        reader = asyncio.StreamReader()
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+        ended = asyncio.create_task(reader.read())
+        ended.add_done_callback(lambda _: stopping.set())
+    async with chosen.redis.address.connect(128) as client:
+        feeder = Feeder(
+            client, Records(group.files_dir / BATCHES), FileStore(group.files_dir / FILES), options
+        )
+        running = asyncio.create_task(feeder.run())
+        await stopping.wait()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
