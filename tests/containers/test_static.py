@@ -10,7 +10,14 @@ import pytest
 from dotenv import dotenv_values
 
 from tests.containers.compose import BIN, DOCKERFILES, ROOT, VARIANTS, instructions, last, merged, run_config
-from worker.settings import CONTAINER_SETTINGS, GROUPS, BatchSettings, GatewaySettings, Settings, setting_names
+from worker.settings import (
+    CONTAINER_SETTINGS,
+    GROUPS,
+    BatchSettings,
+    GatewaySettings,
+    Settings,
+    setting_names,
+)
 
 SAMPLE = ROOT / ".env.sample"
 SERVERS = ("llama-cpp-python", "llama-server")

@@ -57,9 +57,9 @@ class Line:
             where = f"body.{named.group(1)}" if named else "body"
             raise Problem(self.number, "invalid_request", f"body: {error}", where, self.custom_id) from None
 
-    def task_id(self, batch: uuid.UUID, attempt: int) -> str:
-        """Always the same for the same line and attempt."""
-        return str(uuid.uuid5(batch, f"{attempt}:{self.number}"))
+    def task_id(self, batch: uuid.UUID, attempt: int, *, anew: bool = False) -> str:
+        """Always the same for the same line and attempt; another one where its answer was lost."""
+        return str(uuid.uuid5(batch, f"{attempt}:{self.number}{':anew' if anew else ''}"))
 
 
 class Problem(Exception):

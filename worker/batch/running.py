@@ -15,6 +15,7 @@ from worker.batch.answers import Answer, Answers
 from worker.batch.lines import Line, Problem, Source
 from worker.batch.threads import whole
 from worker.delivery.feeding import FedTask, Feed
+from worker.delivery.states import Update
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ class Run:
         self._left: Iterator[Line | Problem] | None = self._undone()
         self._under_way: dict[str, Line] = {}
         self._ended: list[str] = []
+        self._lost: set[int] = set()
         self._fixed, self._room = in_flight, in_flight or _LEAST
         self._looked_s = float("-inf")
         self._heard_s = time.monotonic()
@@ -98,7 +100,7 @@ class Run:
             answers = [Answer.unanswered(line, code, message) for line in some if isinstance(line, Problem)]
             for task_id, line in ids.items():
                 update = found.get(task_id)
-                if update is None or update.state == "REVOKED":
+                if update is None or update.state == "REVOKED" or _is_lost(update):
                     answers.append(Answer.unanswered(line, code, message))
                 else:
                     answers.append(Answer.of_outcome(line, task_id, update))
@@ -157,12 +159,21 @@ class Run:
             if not found:
                 continue
             self._heard_s = time.monotonic()
+            lines = {task_id: self._under_way[task_id] for task_id in found}
+            lost = [line for task_id, line in lines.items() if _is_lost(found[task_id])]
             await self._write(
-                [Answer.of_outcome(self._under_way[one], one, update) for one, update in found.items()]
+                [
+                    Answer.of_outcome(line, task_id, found[task_id])
+                    for task_id, line in lines.items()
+                    if not _is_lost(found[task_id])
+                ]
             )
             for task_id in found:
                 del self._under_way[task_id]
             await self._feed.settle(list(found))
+            if lost:
+                self._lost.update(line.number for line in lost)
+                await self._send(lost)
 
     async def _write(self, answers: Sequence[Answer]) -> None:
         while answers:
@@ -174,10 +185,15 @@ class Run:
             await asyncio.sleep(_DISK_FULL_S)
 
     def _task_id(self, line: Line) -> str:
-        return line.task_id(self._batch, self._attempt)
+        return line.task_id(self._batch, self._attempt, anew=line.number in self._lost)
 
     def _undone(self) -> Iterator[Line | Problem]:
         return (one for one in self._source.lines() if one.number not in self._answers)
+
+
+def _is_lost(update: Update) -> bool:
+    """Whether a line was written down once and is there no more: somebody has changed the file."""
+    return update.state == "SUCCESS" and update.result is None
 
 
 def _next(lines: Iterator[Line | Problem], most: int = _STEP) -> list[Line | Problem]:

@@ -1,5 +1,5 @@
 // The official Node client, unchanged: prints what it got as JSON.
-import OpenAI from "openai";
+import OpenAI, { toFile } from "openai";
 
 const client = new OpenAI({ baseURL: process.argv[2], apiKey: "none", maxRetries: 0 });
 const messages = [{ role: "user", content: "one two three four" }];
@@ -23,6 +23,35 @@ try {
   await client.chat.completions.create({ model, messages, temperature: 99 });
 } catch (error) {
   found.error = { name: error.constructor.name, status: error.status, message: error.message };
+}
+
+const lines = [1, 2, 3].map((number) => JSON.stringify({
+  custom_id: `row-${number}`, method: "POST", url: "/v1/chat/completions", body: { model, messages },
+}));
+const file = await client.files.create({
+  file: await toFile(Buffer.from(lines.join("\n")), "in.jsonl"), purpose: "batch",
+});
+let batch = await client.batches.create({
+  input_file_id: file.id, endpoint: "/v1/chat/completions", completion_window: "24h",
+});
+while (!["completed", "failed"].includes(batch.status)) {
+  await new Promise((resolve) => setTimeout(resolve, 100));
+  batch = await client.batches.retrieve(batch.id);
+}
+const output = await (await client.files.content(batch.output_file_id)).text();
+found.batch = {
+  counts: batch.request_counts,
+  ids: output.trim().split("\n").map((line) => JSON.parse(line).custom_id).sort(),
+  listed: (await client.batches.list()).data.some((one) => one.id === batch.id),
+};
+const cancelled = await client.batches.create({
+  input_file_id: file.id, endpoint: "/v1/chat/completions", completion_window: "24h",
+});
+found.cancelled = (await client.batches.cancel(cancelled.id)).status;
+try {
+  await client.files.retrieve("file-nope");
+} catch (error) {
+  found.missing = error.status;
 }
 
 console.log(JSON.stringify(found));

@@ -41,3 +41,8 @@ def test_the_node_client_works_unchanged(package: Path, gateway: LocalGateway, a
     assert found["error"]["name"] == "BadRequestError"
     assert found["error"]["status"] == 400
     assert "temperature" in found["error"]["message"]
+    assert found["batch"]["counts"] == {"total": 3, "completed": 3, "failed": 0}
+    assert found["batch"]["ids"] == ["row-1", "row-2", "row-3"]
+    assert found["batch"]["listed"]
+    assert found["cancelled"] == "cancelling"
+    assert found["missing"] == 404
