@@ -105,7 +105,7 @@ def test_wrong_lines_are_named_and_nothing_is_sent(
         ran = kc_worker("batch", "run", "in.jsonl", "-o", "out.jsonl", *arguments, **served)
         assert ran.returncode == 1
         assert "line 3: `custom_id` 'row-0' is that of line 1 too." in ran.stderr
-        assert "line 4: The line is not JSON" in ran.stderr
+        assert "line 4: The line is not a JSON object: it is not JSON" in ran.stderr
         assert "4 lines. 2 are wrong; nothing was sent." in ran.stderr
     assert chats(scripted) == before
     report = json.loads(

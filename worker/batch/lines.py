@@ -3,15 +3,14 @@
 {"custom_id": "row-7", "method": "POST", "url": "/v1/chat/completions", "body": {"messages": […]}}
 """
 
-import json
 import re
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from worker.contracts.base import Json, clean_text
+from worker.contracts.base import Json, clean_text, read_object
 from worker.contracts.openai import arguments_of, task_of
 from worker.errors import InvalidTask
 
@@ -180,12 +179,6 @@ def object_in(number: int, raw: bytes | None, most_bytes: int) -> Json:
     if raw is None:
         raise Problem(number, "line_too_long", f"The line has more than {most_bytes:,} bytes.")
     try:
-        found: Any = json.loads(raw)
-    except UnicodeDecodeError as error:
-        raise Problem(number, "invalid_json_line", f"The line is not UTF-8 (byte {error.start}).") from None
-    except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise Problem(number, "invalid_json_line", f"The line is not JSON: {reason}.") from None
-    if not isinstance(found, dict):
-        raise Problem(number, "invalid_json_line", "The line has to be a JSON object.")
-    return found
+        return read_object(raw)
+    except ValueError as error:
+        raise Problem(number, "invalid_json_line", f"The line is not a JSON object: {error}.") from None

@@ -47,6 +47,7 @@ def _serve(host: str | None, port: int | None) -> None:
     import uvicorn
 
     from worker.gateway.app import create_app
+    from worker.gateway.protocol import LimitedProtocol
     from worker.settings import settings
 
     chosen = settings()
@@ -63,5 +64,6 @@ def _serve(host: str | None, port: int | None) -> None:
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=10,
-        h11_max_incomplete_event_size=64 * 1024,
+        http=LimitedProtocol,
+        ws="none",
     )

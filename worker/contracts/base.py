@@ -1,5 +1,6 @@
 """Common to every task: how arguments are read, the options, and the `meta` of a result."""
 
+import json
 import re
 from difflib import get_close_matches
 from typing import Annotated, Any, ClassVar, Literal, Self, TypedDict, get_args
@@ -10,6 +11,8 @@ from worker.errors import InvalidTask
 
 Json = dict[str, Any]
 
+#: Levels of objects and lists in each other.
+MOST_DEPTH = 100
 _UNCARRIABLE = re.compile("[\0\ud800-\udfff]")
 
 
@@ -26,6 +29,35 @@ def clean_text(value: object) -> object:
 
 
 Text = Annotated[str, BeforeValidator(clean_text)]
+
+
+def read_object(raw: bytes) -> Json:
+    """The JSON object in some bytes.
+
+    Raises:
+        ValueError: they hold none, or one that is nested too deeply for those who write it again.
+    """
+    try:
+        found: Any = json.loads(raw)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"it is not UTF-8 (byte {error.start})") from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"it is not JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise ValueError("it has to be an object")  # noqa: TRY004 - it is about what was sent
+    level: list[Any] = [found]
+    for _ in range(MOST_DEPTH):
+        level = [
+            inner
+            for one in level
+            for inner in (one.values() if isinstance(one, dict) else one)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return found
+    raise ValueError(f"it is nested more than {MOST_DEPTH} levels deep")
 
 
 class Contract(BaseModel):

@@ -5,13 +5,13 @@ import contextlib
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import Depends, Request
 from redis.asyncio import Redis
 
 from worker.batch.records import Records
-from worker.contracts.base import Json
+from worker.contracts.base import Json, read_object
 from worker.delivery.asking import cancel_task
 from worker.delivery.following import Follower
 from worker.delivery.sending import Known, Sender, Sent, TooMuch
@@ -147,14 +147,11 @@ async def json_of(request: Request) -> Json:
         raise ApiError(
             415, f"The body is {kind[:64]!r}; it has to be application/json.", "unsupported_media_type"
         )
+    raw = await request.body()
     try:
-        body: Any = json.loads(await request.body())
-    except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise ApiError(400, f"The body is not JSON: {reason}.", "invalid_json") from None
-    if not isinstance(body, dict):
-        raise ApiError(400, "The body has to be a JSON object.", "invalid_json")
-    return body
+        return read_object(raw)
+    except ValueError as error:
+        raise ApiError(400, f"The body is not a JSON object: {error}.", "invalid_json") from None
 
 
 DeskOf = Annotated[Desk, Depends(desk_of)]

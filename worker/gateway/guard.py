@@ -5,6 +5,7 @@ Plain ASGI, so that answers are streamed as they come.
 
 import asyncio
 import re
+import time
 import uuid
 from collections.abc import Callable
 
@@ -14,6 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from worker.gateway.answers import ApiError, answer
 
 REQUEST_ID = "x-request-id"
+#: Bytes a second a body has to come with, on average, once its timeout is over.
+SLOWEST_BYTES_S = 16 * 1024
 _USABLE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -43,29 +46,39 @@ class Guard:
             nonlocal began
             if message["type"] == "http.response.start":
                 began = True
-                MutableHeaders(scope=message)[REQUEST_ID] = request_id
+                answers = MutableHeaders(scope=message)
+                answers[REQUEST_ID] = request_id
+                if not body.whole:
+                    answers["connection"] = "close"  # what is still to come of it is not read
             await send(message)
 
-        body = _Body(receive, self._most_bytes(scope["path"]), self._timeout_s)
+        body = _Body(receive, headers, self._most_bytes(scope["path"]), self._timeout_s)
         try:
-            body.expect(headers)
+            body.check()
             await self._app(scope, body.receive, send_named)
         except ApiError as error:
             if began:
                 raise
-            error.headers["connection"] = "close"  # what is still to come of the body is not read
             await answer(error)(scope, receive, send_named)
 
 
 class _Body:
-    """A body as it comes in."""
+    """A body as it comes in.
 
-    def __init__(self, receive: Receive, most: int, timeout_s: float) -> None:
-        self._receive, self._most, self._timeout_s = receive, most, timeout_s
-        self._had, self._whole = 0, False
+    It has to go on within `timeout_s`, and from then on to come no slower than `SLOWEST_BYTES_S` on average:
+    a byte now and then would hold a place for ever.
+    """
 
-    def expect(self, headers: Headers) -> None:
+    def __init__(self, receive: Receive, headers: Headers, most: int, timeout_s: float) -> None:
+        self._receive, self._headers, self._most, self._timeout_s = receive, headers, most, timeout_s
+        self._had = 0
+        self._began_s = time.monotonic()
+        self._ended = False
+        self.whole = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
+
+    def check(self) -> None:
         """Refuse what can be refused by its headers."""
+        headers = self._headers
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise ApiError(415, "Compressed bodies are not taken; send it as it is.", "unsupported_encoding")
         length = headers.get("content-length", "0")
@@ -74,16 +87,17 @@ class _Body:
 
     async def receive(self) -> Message:
         """The next piece; after the last one, that the client has gone, whenever that will be."""
-        if self._whole:
+        if self._ended:
             return await self._receive()
+        late_s = self._began_s + self._timeout_s + self._had / SLOWEST_BYTES_S - time.monotonic()
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(max(0.0, min(self._timeout_s, late_s))):
                 message = await self._receive()
         except TimeoutError:
-            raise ApiError(408, f"Nothing came for {self._timeout_s:g} s.", "timeout") from None
+            raise ApiError(408, "The body came too slowly.", "timeout") from None
         if message["type"] == "http.request":
             self._had += len(message.get("body", b""))
-            self._whole = not message.get("more_body", False)
+            self.whole = self._ended = not message.get("more_body", False)
             if self._had > self._most:
                 raise self._too_long()
         return message

@@ -55,7 +55,7 @@ def test_what_is_wrong_is_said_at_once_and_nothing_is_sent(at_work: LocalWorker,
     assert "Did you mean 'text.summarize'?" in unknown.error["message"]
     assert call("/v1/tasks/llm.chat?queue=urgent", CHAT).error["param"] == "queue"
     for body, said in (
-        (b"{", "not JSON"), (b"[]", "JSON object"), (b"\xff", "not JSON"), (b"[" * 100_000, "nested too deeply"),
+        (b"{", "not JSON"), (b"[]", "JSON object"), (b"\xff", "not UTF-8"), (b"[" * 100_000, "nested too deeply"),
     ):  # fmt: skip
         answer = call("/v1/tasks/llm.chat", body)
         assert (answer.status, answer.error["code"]) == (400, "invalid_json")
