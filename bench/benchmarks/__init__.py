@@ -7,6 +7,7 @@ from bench.benchmarks.gate import Gate
 from bench.benchmarks.in_flight import InFlight
 from bench.benchmarks.latency import Latency
 from bench.benchmarks.mixed import Mixed
+from bench.benchmarks.night import Night
 from bench.benchmarks.throughput import Throughput
 
 _ALL: tuple[Benchmark, ...] = (
@@ -16,6 +17,7 @@ _ALL: tuple[Benchmark, ...] = (
     InFlight(),
     Depth(),
     Mixed(),
+    Night(),
     Engines(),
     Gate(),
 )

@@ -12,10 +12,13 @@ from typing import Generic, Protocol, TypeVar
 
 #: Every so manyth free slot goes to who waits longest behind the first lane: the least share of the others.
 LOWER_LANES_SHARE = 8
-#: Batch work leaves one slot in so many free, and one in so many where interactive work needs more; at least
-#: one, but none where a server has fewer slots than the last number, since each is too much of it: there
+#: Batch work leaves one slot in so many free, and up to one in so many where interactive work needs more; at
+#: least one, but none where a server has fewer slots than the last number, since each is too much of it: there
 #: interactive work is only first to get the next one.
 RESERVED_SHARE, MOST_RESERVED_SHARE, LEAST_TO_RESERVE = 8, 4, 4
+#: Up to so many, all but one, on a server of few slots: it computes on a CPU or a small GPU, where every call
+#: slows all others, and a first token comes late although there is a slot.
+MOST_RESERVED_OF_FEW = 3
 #: Free slots for calls that come at random: their mean number and so many times its square root. With 3, one
 #: call in 300 finds all of them taken.
 MARGIN = 3.0
@@ -63,7 +66,8 @@ class Reserve:
             return 0
         mean = self._mean_now()
         wanted = math.ceil(mean + MARGIN * math.sqrt(mean))
-        return max(1, limit // RESERVED_SHARE, min(wanted, limit // MOST_RESERVED_SHARE))
+        most = max(limit // MOST_RESERVED_SHARE, min(limit - 1, MOST_RESERVED_OF_FEW))
+        return max(1, limit // RESERVED_SHARE, min(wanted, most))
 
     def _mean_now(self) -> float:
         share = math.exp((self._at - self._clock()) / MEAN_OVER_S)

@@ -72,6 +72,11 @@ def not_found(what: str) -> ApiError:
     return ApiError(404, f"There is no {what}.", "not_found")
 
 
+def gone() -> ApiError:
+    """The caller went away; nobody gets this."""
+    return ApiError(499, "The caller went away.", "cancelled")
+
+
 def of_task_error(error: TaskError) -> ApiError:
     """For an error found here."""
     return _of(refusal_of(type(error).__name__, str(error)))

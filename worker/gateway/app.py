@@ -11,6 +11,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from worker import __version__, metrics
@@ -21,7 +22,7 @@ from worker.delivery.following import Follower
 from worker.delivery.sending import Sender
 from worker.errors import SettingsError
 from worker.gateway import batches, files, openai, operating, tasks
-from worker.gateway.answers import ApiError, answer, on_api_error
+from worker.gateway.answers import ApiError, answer, gone, on_api_error
 from worker.gateway.desk import Desk
 from worker.gateway.feeding import kept_feeding
 from worker.gateway.guard import REQUEST_ID, Guard
@@ -73,6 +74,7 @@ def create_app(chosen: Settings) -> FastAPI:
     app.add_exception_handler(ApiError, on_api_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(ClientDisconnect, _on_gone)
     app.add_exception_handler(RedisError, _redis_is_away(address))
     app.add_exception_handler(OSError, _redis_is_away(address))
     if group.gateway_cors_origins:
@@ -122,6 +124,11 @@ async def _on_http_error(_request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, HTTPException):
         raise error
     return answer(ApiError(error.status_code, str(error.detail), headers=error.headers))
+
+
+async def _on_gone(_request: Request, _error: Exception) -> JSONResponse:
+    """The caller went away while he was still sending; nobody reads this."""
+    return answer(gone())
 
 
 async def _on_invalid(_request: Request, error: Exception) -> JSONResponse:

@@ -16,7 +16,7 @@ from worker.delivery.asking import cancel_task
 from worker.delivery.following import Follower
 from worker.delivery.sending import Known, Sender, Sent, TooMuch
 from worker.delivery.states import Update
-from worker.gateway.answers import ApiError, not_found, of_too_much
+from worker.gateway.answers import ApiError, gone, not_found, of_too_much
 from worker.gateway.keys import ANYBODY, Caller, KeyRing
 from worker.storage.files import FileStore
 
@@ -98,16 +98,16 @@ class Desk:
         """
         async with self.cancelled_with(task_id):
             ended = asyncio.ensure_future(self.follower.outcome(task_id))
-            gone = asyncio.ensure_future(_gone(request))
+            leaving = asyncio.ensure_future(_gone(request))
             try:
-                await asyncio.wait((ended, gone), return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait((ended, leaving), return_when=asyncio.FIRST_COMPLETED)
                 if not ended.done():
-                    raise ApiError(499, "The caller went away.", "cancelled")
+                    raise gone()
                 return ended.result()
             finally:
-                for task in (ended, gone):
+                for task in (ended, leaving):
                     task.cancel()
-                await asyncio.gather(ended, gone, return_exceptions=True)
+                await asyncio.gather(ended, leaving, return_exceptions=True)
 
 
 def desk_of(request: Request) -> Desk:

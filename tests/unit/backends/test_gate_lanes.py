@@ -94,10 +94,23 @@ def test_batch_work_leaves_more_free_where_people_need_it_but_never_more_than_a_
     assert reserve.of(32) == 4
     reserve.interactive(100)
     now += 5 * MEAN_OVER_S
-    for limit in range(1, 257):
+    for limit in range(12, 257):
         solo = limit - Reserve().of(limit)
         assert limit - reserve.of(limit) >= 0.8 * solo
-        assert reserve.of(limit) <= max(1, limit // 4)
+        assert reserve.of(limit) <= limit // 4
+
+
+def test_on_a_server_of_few_slots_one_person_is_enough_to_slow_batch_work_down() -> None:
+    """Every call slows all others there."""
+    now = 0.0
+    reserve = Reserve(lambda: now)
+    assert [reserve.of(limit) for limit in (3, 4, 8)] == [0, 1, 1]
+    reserve.interactive(1)
+    now = 5 * MEAN_OVER_S
+    assert [reserve.of(limit) for limit in (3, 4, 8, 16)] == [0, 3, 3, 4]
+    reserve.interactive(-1)
+    now += 5 * MEAN_OVER_S
+    assert [reserve.of(limit) for limit in (3, 4, 8)] == [0, 1, 1]
 
 
 async def test_batch_work_never_takes_the_slots_that_are_kept_free() -> None:
