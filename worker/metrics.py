@@ -52,6 +52,9 @@ GATEWAY_SECONDS = Histogram(
 )  # fmt: skip
 GATEWAY_OPEN = Gauge("kc_gateway_requests_open", "Requests under way, streams included.")
 
+BATCHES = Gauge("kc_batches", "Batches that have not ended.", ["status"])
+BATCH_LINES_LEFT = Gauge("kc_batch_lines_left", "Lines of those batches that have no answer yet.")
+
 # This worker's gate in front of its model servers.
 SERVER_READY = Gauge("kc_server_ready", "1 while a model server takes work, else 0.", ["server"])
 SERVER_LIMIT = Gauge("kc_server_limit", "Most requests this worker sends a model server at once.", ["server"])

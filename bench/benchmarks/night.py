@@ -70,7 +70,7 @@ class Night:
             targets=[Target("chats' first token, p99, of that without a batch", slower, 1.5, "<=")],
             notes=[
                 "Both through the gateway: the batch by the Files and Batch API, the chats streamed.",
-                f"SmolLM2-135M; answers of {LINE_TOKENS} and {CHAT_TOKENS} tokens; {THINKS_S:g} s between chats.",
+                f"SmolLM2-135M; lines of {LINE_TOKENS} tokens, chats of {CHAT_TOKENS}, {THINKS_S:g} s apart.",
                 "The model server takes all CPUs it can get: each token of the batch slows a chat's prompt.",
             ],
             plots={"ttft": Plot("bars", "ttft_p99_ms", "chats: time to first token, p99, ms")},

@@ -38,6 +38,7 @@ def test_metrics() -> None:
         "kc_queue_waiting", "kc_queue_oldest_seconds", "kc_reserved", "kc_running", "kc_parked", "kc_delayed",
         "kc_suspects", "kc_dead", "kc_server_ready", "kc_server_limit", "kc_server_in_flight", "kc_gate_waiting",
         "kc_gateway_requests", "kc_gateway_request_duration_seconds", "kc_gateway_requests_open",
+        "kc_batches", "kc_batch_lines_left",
     }  # fmt: skip
 
 

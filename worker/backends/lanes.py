@@ -13,8 +13,8 @@ from typing import Generic, Protocol, TypeVar
 #: Every so manyth free slot goes to who waits longest behind the first lane: the least share of the others.
 LOWER_LANES_SHARE = 8
 #: Batch work leaves one slot in so many free, and up to one in so many where interactive work needs more; at
-#: least one, but none where a server has fewer slots than the last number, since each is too much of it: there
-#: interactive work is only first to get the next one.
+#: least one, but none where a server has fewer slots than the last number, since each is too much of it:
+#: there interactive work is only first to get the next one.
 RESERVED_SHARE, MOST_RESERVED_SHARE, LEAST_TO_RESERVE = 8, 4, 4
 #: Up to so many, all but one, on a server of few slots: it computes on a CPU or a small GPU, where every call
 #: slows all others, and a first token comes late although there is a slot.

@@ -17,7 +17,7 @@ from worker.storage.files import FileStore
 logger = logging.getLogger(__name__)
 
 #: Seconds between looks for new batches, and for files that have expired.
-_LOOK_S, _SWEEP_S = 0.3, 60.0
+_LOOK_S, _SWEEP_S = 0.3, 600.0
 #: Seconds after which a batch is taken up again that could not be driven.
 _AGAIN_S = 10.0
 #: Where both are in FILES_DIR.

@@ -136,7 +136,9 @@ class Job:
             )
             answers = Answers(record.uuid.hex, output, errors)
             self._answers = await whole(self._resources.enter_context, answers)
-            self._run = Run(record.uuid, self._source, answers, self._feed, in_flight=self._in_flight)
+            self._run = Run(
+                record.uuid, self._source, answers, self._feed, tenant=record.owner, in_flight=self._in_flight
+            )
         return self._run, self._answers
 
     async def _finish(self) -> None:

@@ -50,15 +50,21 @@ class Line:
             Problem: they are wrong; it names every field that is.
         """
         try:
-            return arguments_of(self.url, self.body)
+            arguments = arguments_of(self.url, self.body)
         except InvalidTask as error:
-            named = _FIELD.match(str(error))
-            where = f"body.{named.group(1)}" if named else "body"
-            raise Problem(self.number, "invalid_request", f"body: {error}", where, self.custom_id) from None
+            raise self._wrong(str(error)) from None
+        if (arguments.get("options") or {}).get("stream"):
+            raise self._wrong("`stream` is not for batches: nobody listens.")
+        return arguments
 
     def task_id(self, batch: uuid.UUID, attempt: int, *, anew: bool = False) -> str:
         """Always the same for the same line and attempt; another one where its answer was lost."""
         return str(uuid.uuid5(batch, f"{attempt}:{self.number}{':anew' if anew else ''}"))
+
+    def _wrong(self, message: str) -> "Problem":
+        named = _FIELD.match(message)
+        where = f"body.{named.group(1)}" if named else "body"
+        return Problem(self.number, "invalid_request", f"body: {message}", where, self.custom_id)
 
 
 class Problem(Exception):

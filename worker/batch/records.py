@@ -207,6 +207,14 @@ class Records:
             )
         return []
 
+    def unended_records(self) -> Iterator[Record]:
+        """Those batches themselves."""
+        for batch_id in self.unended():
+            with contextlib.suppress(FileNotFoundError):  # it has ended meanwhile
+                owner = (self._folder / "open" / batch_id).read_text()
+                if record := self.get(owner, batch_id):
+                    yield record
+
     @contextlib.contextmanager
     def claim(self, batch_id: str) -> Iterator[Record | None]:
         """Drive a batch, alone; None where somebody else does, or it has ended."""

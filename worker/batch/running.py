@@ -14,6 +14,7 @@ from itertools import islice
 from worker.batch.answers import Answer, Answers
 from worker.batch.lines import Line, Problem, Source
 from worker.batch.threads import whole
+from worker.contracts.base import Json
 from worker.delivery.feeding import FedTask, Feed
 from worker.delivery.states import Update
 
@@ -39,6 +40,7 @@ class Run:
         source: of its lines.
         answers: entered.
         feed: its tasks.
+        tenant: whose its tasks are, whatever its lines say; "" for as they say.
         attempt: another one sends lines anew whose tasks were cancelled.
         in_flight: lines in the queue or with a worker; None: as many as keep the live workers busy.
     """
@@ -50,11 +52,12 @@ class Run:
         answers: Answers,
         feed: Feed,
         *,
+        tenant: str = "",
         attempt: int = 0,
         in_flight: int | None = None,
     ) -> None:
         self._batch, self._source, self._answers, self._feed = batch, source, answers, feed
-        self._attempt = attempt
+        self._tenant, self._attempt = tenant, attempt
         self._left: Iterator[Line | Problem] | None = self._undone()
         self._under_way: dict[str, Line] = {}
         self._ended: list[str] = []
@@ -144,12 +147,18 @@ class Run:
             try:
                 if isinstance(line, Problem):
                     raise line
-                tasks.append(FedTask(self._task_id(line), line.task, line.arguments()))
+                tasks.append(FedTask(self._task_id(line), line.task, self._arguments(line)))
                 self._under_way[tasks[-1].id] = line
             except Problem as problem:
                 problems.append(Answer.of_problem(problem))
         self._ended += await self._feed.send(tasks, again=again)
         await self._write(problems)
+
+    def _arguments(self, line: Line) -> Json:
+        arguments = line.arguments()
+        if self._tenant:  # idempotency keys and shared answers are his alone
+            arguments = {**arguments, "options": {**(arguments.get("options") or {}), "tenant": self._tenant}}
+        return arguments
 
     async def _collect(self, ids: Sequence[str]) -> None:
         """Write down the outcomes of those that have one."""

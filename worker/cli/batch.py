@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 #: Seconds that cancelling what is under way may take.
 _LET_GO_S = 15.0
 _WAIT_S = 0.5
+#: Whose the tasks are: a name that no key of a gateway has.
+_OWNER = ":shell"
 
 
 @click.group()
@@ -233,7 +235,7 @@ async def _run(chosen: "Settings", asked: _Asked, place: "Place", note: "Note", 
             answers = opened.enter_context(Answers(note.batch, place.output, place.errors))
         except ForeignFile as error:
             raise LocalError(str(error)) from None
-        feed = Feed(client, note.batch, "shell", chosen.redis.result_ttl_s, asked.queue)
+        feed = Feed(client, note.batch, _OWNER, chosen.redis.result_ttl_s, asked.queue)
         running = Run(note.uuid, source, answers, feed, attempt=note.attempt, in_flight=in_flight)
         with BatchProgress(note, answers, running) as progress:
             whole = await _step(running, progress, stopping)

@@ -18,7 +18,7 @@ from worker.gateway.files import expiry, page
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"])
 
-_UNITS_S = {"m": 60, "h": 3600, "d": 86400}
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _MOST_WINDOW_S = 30 * 86400
 _EXAMPLE = "batch_019a4d2f9c3b5e1f0a7c6d8e9b2f4a61"
 
@@ -38,7 +38,7 @@ class NewBatch(Contract):
         description="The `url` of every line: one of OpenAI's, or /v1/tasks/NAME.",
         examples=["/v1/chat/completions"],
     )
-    completion_window: str = Field(default="24h", pattern=r"^[1-9][0-9]{0,4}[mhd]$", examples=["24h"])
+    completion_window: str = Field(default="24h", pattern=r"^[1-9][0-9]{0,4}[smhd]$", examples=["24h"])
     metadata: (
         Annotated[
             dict[Annotated[Text, Field(max_length=64)], Annotated[Text, Field(max_length=512)]],

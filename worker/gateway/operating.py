@@ -1,6 +1,7 @@
 """For operators and balancers: health, metrics, and whether there is room."""
 
 import asyncio
+from collections import Counter
 from typing import Any, Literal
 
 from fastapi import APIRouter, Response
@@ -12,6 +13,7 @@ from worker import __version__
 from worker.delivery.truth import Truth, look, show
 from worker.gateway.answers import documented
 from worker.gateway.desk import CallerOf, Desk, DeskOf
+from worker.metrics import BATCH_LINES_LEFT, BATCHES
 
 router = APIRouter(tags=["operating"])
 
@@ -122,7 +124,19 @@ async def metrics(desk: DeskOf) -> Response:
     """Prometheus: the gateway's own, and what Redis knows of the queues."""
     found, _ = await _look(desk)
     show(found)
+    await asyncio.to_thread(_show_batches, desk)
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _show_batches(desk: Desk) -> None:
+    by_status, left = Counter[str](), 0
+    for record in desk.records.unended_records():
+        by_status[record.status] += 1
+        left += max(0, record.total - record.completed - record.failed)
+    BATCHES.clear()
+    for status, count in by_status.items():
+        BATCHES.labels(status).set(count)
+    BATCH_LINES_LEFT.set(left)
 
 
 async def _look(desk: Desk) -> tuple[Truth | None, str]:

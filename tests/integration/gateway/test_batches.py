@@ -1,6 +1,7 @@
 """OpenAI's Batch API by the official client: create, poll, download, cancel, expire."""
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,9 @@ import psutil
 import pytest
 from openai.types import Batch
 
-from tests.integration.gateway.conftest import GatewayFactory
+from tests.integration.gateway.conftest import Call, GatewayFactory
+from worker.delivery.sending import Limits
+from worker.gateway.keys import new_key
 from worker.local.celery_worker import LocalWorker
 from worker.local.gateway import LocalGateway
 from worker.local.redis import LocalRedis
@@ -166,14 +169,49 @@ def test_a_cancelled_batch_keeps_what_is_done_and_names_what_is_not(client: open
     assert client.batches.cancel(batch.id).status == "cancelled", "cancelling again changes nothing"
 
 
+def test_a_batch_whose_window_is_over_keeps_what_is_done_and_names_what_is_not(client: openai.OpenAI) -> None:
+    batch = start(client, [chat(number) for number in range(5000)], completion_window="3s")
+    batch = ended(client, batch)
+    assert batch.status == "expired"
+    assert batch.created_at + 3 == batch.expires_at <= batch.expired_at
+    done, not_done = lines_of(client, batch.output_file_id), lines_of(client, batch.error_file_id)
+    assert {one["error"]["code"] for one in not_done} == {"batch_expired"}
+    assert (len(done), len(not_done)) == (batch.request_counts.completed, batch.request_counts.failed)
+    assert sorted(one["custom_id"] for one in done + not_done) == sorted(f"row-{n}" for n in range(5000))
+
+
+def test_a_lines_idempotency_key_is_its_owners_alone(
+    open_gateway: GatewayFactory, at_work: LocalWorker, scripted: LocalScripted
+) -> None:
+    (anna, annas), (ben, bens) = (new_key(name, Limits()) for name in ("anna", "ben"))
+    gateway = open_gateway(GATEWAY_API_KEYS=f"{annas},{bens}")
+    before = chats(scripted)
+    for key in (anna, anna, ben):
+        with openai.OpenAI(base_url=gateway.url + "/v1", api_key=key, max_retries=0) as client:
+            line = {
+                "custom_id": "a", "method": "POST", "url": "/v1/tasks/llm.chat",
+                "body": {
+                    "messages": [{"role": "user", "content": "secret"}],
+                    "options": {"idempotency_key": "same", "tenant": "anna"},
+                },
+            }  # fmt: skip
+            batch = ended(client, start(client, [line], "/v1/tasks/llm.chat"))
+            assert batch.request_counts.completed == 1
+    assert chats(scripted) - before == 2, "Anna's second one has the first one's answer, Ben's has its own"
+
+
 def test_a_batch_that_has_ended_cannot_be_cancelled(client: openai.OpenAI) -> None:
     batch = ended(client, start(client, [chat(1)]))
     with pytest.raises(openai.ConflictError):
         client.batches.cancel(batch.id)
 
 
-def test_a_file_that_a_batch_reads_stays(client: openai.OpenAI) -> None:
+def test_a_file_that_a_batch_reads_stays(client: openai.OpenAI, call: Call) -> None:
     batch = start(client, [chat(number) for number in range(2000)])
+    until(client, batch, lambda one: one.status == "in_progress")
+    metrics = call("/metrics").content.decode()
+    assert 'kc_batches{status="in_progress"} 1.0' in metrics
+    assert re.search("^kc_batch_lines_left [1-9]", metrics, re.MULTILINE)
     with pytest.raises(openai.ConflictError, match=batch.id):
         client.files.delete(batch.input_file_id)
     client.batches.cancel(batch.id)

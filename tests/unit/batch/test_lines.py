@@ -57,6 +57,7 @@ def test_any_line_ending_and_a_byte_order_mark(tmp_path: Path, ending: str) -> N
         (line(boby={}), "unknown_field", "boby", "custom_id, method, url, body"),
         (line(body={"messages": []}), "invalid_request", "body.messages", "at least 1"),
         (line(body={**CHAT, "temperature": 9}), "invalid_request", "body.temperature", "less than or equal to 5"),
+        (line(body={**CHAT, "stream": True}), "invalid_request", "body.stream", "not for batches"),
         (line(body={**CHAT, "stream": "yes"}), "invalid_request", "body.stream", "true or false"),
         (
             line(url="/v1/tasks/text.keywords", body={"txt": "x"}),
