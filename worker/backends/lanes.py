@@ -16,9 +16,10 @@ LOWER_LANES_SHARE = 8
 #: least one, but none where a server has fewer slots than the last number, since each is too much of it:
 #: there interactive work is only first to get the next one.
 RESERVED_SHARE, MOST_RESERVED_SHARE, LEAST_TO_RESERVE = 8, 4, 4
-#: Up to so many, all but one, on a server of few slots: it computes on a CPU or a small GPU, where every call
-#: slows all others, and a first token comes late although there is a slot.
-MOST_RESERVED_OF_FEW = 3
+#: So many, or all but one, while somebody chats and so many seconds after: on a server of few slots, which
+#: computes on a CPU or a small GPU, every call slows all others, and a first token comes late although there is
+#: a slot.
+RESERVED_OF_FEW, STAYS_S = 3, 30.0
 #: Free slots for calls that come at random: their mean number and so many times its square root. With 3, one
 #: call in 300 finds all of them taken.
 MARGIN = 3.0
@@ -53,7 +54,7 @@ class Reserve:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._count, self._mean, self._at = 0, 0.0, clock()
+        self._count, self._mean, self._at = 0, 0.0, -math.inf
 
     def interactive(self, change: int) -> None:
         """So many more interactive calls are in flight from now on."""
@@ -66,11 +67,13 @@ class Reserve:
             return 0
         mean = self._mean_now()
         wanted = math.ceil(mean + MARGIN * math.sqrt(mean))
-        most = max(limit // MOST_RESERVED_SHARE, min(limit - 1, MOST_RESERVED_OF_FEW))
-        return max(1, limit // RESERVED_SHARE, min(wanted, most))
+        wanted = min(wanted, limit // MOST_RESERVED_SHARE)
+        if self._count or self._clock() - self._at < STAYS_S:
+            wanted = max(wanted, min(limit - 1, RESERVED_OF_FEW))
+        return max(1, limit // RESERVED_SHARE, wanted)
 
     def _mean_now(self) -> float:
-        share = math.exp((self._at - self._clock()) / MEAN_OVER_S)
+        share = math.exp((self._at - self._clock()) / MEAN_OVER_S)  # 0 before the first
         return share * self._mean + (1 - share) * self._count
 
 

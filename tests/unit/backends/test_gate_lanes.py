@@ -9,7 +9,7 @@ import pytest
 
 from worker.backends.base import BackendOptions, Readiness, State
 from worker.backends.gate import Gate, Slot
-from worker.backends.lanes import LOWER_LANES_SHARE, MEAN_OVER_S, Lane, Reserve
+from worker.backends.lanes import LOWER_LANES_SHARE, MEAN_OVER_S, STAYS_S, Lane, Reserve
 from worker.backends.limit import KnownLimit
 from worker.backends.openai_compatible import OpenAIClient
 from worker.backends.server import Server
@@ -106,10 +106,11 @@ def test_on_a_server_of_few_slots_one_person_is_enough_to_slow_batch_work_down()
     reserve = Reserve(lambda: now)
     assert [reserve.of(limit) for limit in (3, 4, 8)] == [0, 1, 1]
     reserve.interactive(1)
-    now = 5 * MEAN_OVER_S
-    assert [reserve.of(limit) for limit in (3, 4, 8, 16)] == [0, 3, 3, 4]
+    assert [reserve.of(limit) for limit in (3, 4, 8, 64)] == [0, 3, 3, 8]
     reserve.interactive(-1)
-    now += 5 * MEAN_OVER_S
+    now = STAYS_S - 1
+    assert [reserve.of(limit) for limit in (3, 4, 8)] == [0, 3, 3], "he reads, and will ask again"
+    now = STAYS_S + 1
     assert [reserve.of(limit) for limit in (3, 4, 8)] == [0, 1, 1]
 
 
