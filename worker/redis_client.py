@@ -6,6 +6,7 @@ Celery      redis:// rediss:// socket:///path?virtual_host=0         sentinel://
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -79,11 +80,11 @@ class RedisAddress:
             master: Redis = sentinel.master_for(
                 self.sentinel_master, password=password, db=int(first.path.strip("/") or 0), **options
             )
-            return master
+            return _cancellable(master)
         pool = BlockingConnectionPool.from_url(
             self.url, max_connections=max_connections, timeout=None, **_without_tcp(options, self.url)
         )
-        return Redis.from_pool(pool)  # which closes it with the client
+        return _cancellable(Redis.from_pool(pool))  # which closes it with the client
 
     async def ping(self, timeout_s: float) -> str | None:
         """Whether Redis answers: None, or the reason in words."""
@@ -102,6 +103,32 @@ class RedisAddress:
         if self.url.startswith("rediss://") and "ssl_cert_reqs" not in self.url:
             return f"{self.url}{'&' if '?' in self.url else '?'}ssl_cert_reqs=required"
         return self.url
+
+
+class _Cancellable:
+    """A connection on which no cancellation is lost.
+
+    redis-py writes under `asyncio.wait_for`, which before Python 3.12 forgets one that comes in the moment in
+    which the write is done (python/cpython#86296): who is cancelled would go on.
+    """
+
+    disconnect: Callable[..., Awaitable[None]]
+
+    async def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
+        """Send a command."""
+        task = asyncio.current_task()
+        before = task.cancelling() if task else 0
+        await super().send_packed_command(*args, **kwargs)  # type: ignore[misc]
+        if task and task.cancelling() > before:
+            await self.disconnect(nowait=True)  # nobody reads the answer
+            raise asyncio.CancelledError
+
+
+def _cancellable(client: Redis) -> Redis:
+    pool = client.connection_pool
+    kind = pool.connection_class
+    pool.connection_class = type(f"Cancellable{kind.__name__}", (_Cancellable, kind), {})
+    return client
 
 
 def _socket_url(url: str, scheme: str) -> str:

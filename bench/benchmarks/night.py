@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import openai
 
@@ -22,8 +23,8 @@ LINES, LINE_TOKENS = 1000, 24
 CHAT_TOKENS = 24
 #: Seconds a person thinks before the next question.
 THINKS_S = 0.7
-#: Chats with nothing else going on.
-ALONE = 120
+#: Chats measured where there is no batch to its end.
+CHATS = 200
 
 
 class Night:
@@ -34,9 +35,13 @@ class Night:
 
     def run(self, options: Options) -> Result:
         """Measure."""
-        lines = 100 if options.quick else LINES
-        with tempfile.TemporaryDirectory() as folder, _service(Path(folder)) as client:
-            alone = [_chat(client, number) for number in range(10 + ALONE)][10:]
+        lines, chats = (100, 30) if options.quick else (LINES, CHATS)
+        with tempfile.TemporaryDirectory() as folder, _service(Path(folder)) as (client, server):
+            # The server itself, without a queue: what one line beside a chat costs it.
+            itself = _chats(server, chats)
+            with _lines_at_a_time(server):
+                itself_beside = _chats(server, chats)
+            alone = _chats(client, chats)
             options.console.print(f"  alone: p50 {1000 * percentile(alone, 0.5):.0f} ms")
             batch = _start(client, lines)
             began = time.monotonic()
@@ -53,10 +58,17 @@ class Night:
             if found.status != "completed" or found.error_file_id:
                 raise RuntimeError(f"the batch did not end well: {found}")
         rows: list[Row] = [
-            {"way": "chats alone", **_row(alone)},
-            {"way": f"beside a batch of {lines:,} lines", **_row(beside), "lines_per_s": lines / took_s},
+            {"way": "the server itself, chats alone", **_row(itself)},
+            {"way": "the server itself, one line at a time beside them", **_row(itself_beside)},
+            {"way": "kc-worker, chats alone", **_row(alone)},
+            {
+                "way": f"kc-worker, beside a batch of {lines:,} lines",
+                **_row(beside),
+                "lines_per_s": lines / took_s,
+            },
         ]
-        slower = rows[1]["ttft_p99_ms"] / rows[0]["ttft_p99_ms"]
+        slower = rows[3]["ttft_p99_ms"] / rows[2]["ttft_p99_ms"]
+        of_the_servers = slower / (rows[1]["ttft_p99_ms"] / rows[0]["ttft_p99_ms"])
         return Result(
             title=f"A person beside a night's batch; llama.cpp with {SLOTS} slots",
             columns=(
@@ -67,7 +79,10 @@ class Night:
                 Column("lines_per_s", "lines/s", 2),
             ),
             rows=rows,
-            targets=[Target("chats' first token, p99, of that without a batch", slower, 1.5, "<=")],
+            targets=[
+                Target("chats' first token, p99, of that without a batch", slower, 1.5, "<="),
+                Target("that, of what one line at a time costs the server itself", of_the_servers, 1.1, "<="),
+            ],
             notes=[
                 "Both through the gateway: the batch by the Files and Batch API, the chats streamed.",
                 f"SmolLM2-135M; lines of {LINE_TOKENS} tokens, chats of {CHAT_TOKENS}, {THINKS_S:g} s apart.",
@@ -78,7 +93,8 @@ class Night:
 
 
 @contextlib.contextmanager
-def _service(folder: Path) -> Iterator[openai.OpenAI]:
+def _service(folder: Path) -> Iterator[tuple[openai.OpenAI, openai.OpenAI]]:
+    """Clients of the gateway, and of the model server behind it."""
     with (
         LocalLlama(slots=SLOTS, context=512, embeddings=False, directory=folder / "llama") as llama,
         LocalRedis() as redis,
@@ -89,12 +105,13 @@ def _service(folder: Path) -> Iterator[openai.OpenAI]:
             LocalWorker(redis.url, llama.url, directory=folder / "worker") as worker,
             LocalGateway(redis.url, directory=folder / "gateway") as gateway,
             openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0) as client,
+            openai.OpenAI(base_url=f"{llama.url}/v1", api_key="none", max_retries=0) as server,
         ):
             worker.wait_ready()
             gateway.wait_ready()
             while not client.models.list().data:  # as the worker's first report says
                 time.sleep(0.1)
-            yield client
+            yield client, server
 
 
 def _chat(client: openai.OpenAI, number: int) -> float:
@@ -117,23 +134,42 @@ def _chat(client: openai.OpenAI, number: int) -> float:
     return first
 
 
+def _chats(client: openai.OpenAI, count: int) -> list[float]:
+    return [_chat(client, number) for number in range(10 + count)][10:]
+
+
+@contextlib.contextmanager
+def _lines_at_a_time(server: openai.OpenAI) -> Iterator[None]:
+    over = threading.Event()
+
+    def ask() -> None:
+        number = 0
+        while not over.is_set():
+            number += 1
+            server.chat.completions.create(model="any", **_line(number))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        yield
+    finally:
+        over.set()
+        asking.join()
+
+
+def _line(number: int) -> dict[str, Any]:
+    story = f"Write a story about the number {number}."
+    return {"messages": [{"role": "user", "content": story}], "max_tokens": LINE_TOKENS}
+
+
 def _start(client: openai.OpenAI, lines: int) -> str:
-    asked = "".join(
-        json.dumps(
-            {
-                "custom_id": str(number),
-                "method": "POST",
-                "url": "/v1/chat/completions",
-                "body": {
-                    "messages": [{"role": "user", "content": f"Write a story about the number {number}."}],
-                    "max_tokens": LINE_TOKENS,
-                },
-            }
-        )
-        + "\n"
+    url = "/v1/chat/completions"
+    asked = (
+        {"custom_id": str(number), "method": "POST", "url": url, "body": _line(number)}
         for number in range(lines)
     )
-    file = client.files.create(file=("night.jsonl", asked.encode()), purpose="batch")
+    content = "".join(json.dumps(line) + "\n" for line in asked)
+    file = client.files.create(file=("night.jsonl", content.encode()), purpose="batch")
     return client.batches.create(
         input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
     ).id

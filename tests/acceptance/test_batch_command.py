@@ -198,6 +198,34 @@ def test_answers_that_somebody_removed_are_asked_for_again(
     assert sorted(one["custom_id"] for one in read(out)) == sorted(f"row-{number}" for number in range(20))
 
 
+@pytest.mark.parametrize(
+    "more", [["-o", "in.jsonl"], ["-o", "out", "--errors", "in.jsonl"], ["-o", "o", "--errors", "o"]]
+)
+def test_no_file_is_destroyed(kc_worker: KcWorker, tmp_path: Path, more: list[str]) -> None:
+    write(tmp_path / "in.jsonl", 2)
+    before = (tmp_path / "in.jsonl").read_text()
+    ran = kc_worker("batch", "run", "in.jsonl", *more, "--overwrite")
+    assert ran.returncode == 1
+    assert "are the same file" in ran.stderr
+    assert (tmp_path / "in.jsonl").read_text() == before
+    (tmp_path / "err").write_text("precious\n")
+    assert kc_worker("batch", "run", "in.jsonl", "-o", "x", "--errors", "err").returncode == 2
+    assert (tmp_path / "err").read_text() == "precious\n"
+
+
+def test_a_row_that_cannot_be_read_is_an_error_of_its_own(
+    kc_worker: KcWorker, served: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "rows.csv").write_text('id,text\n1,hello\n2,"open\n')
+    command = ["batch", "run", "rows.csv", "-o", "out.jsonl", "--prompt", "{text}"]
+    assert kc_worker(*command, **served).returncode == 1
+    ran = kc_worker(*command, "--skip-invalid", **served)
+    assert ran.returncode == 1, ran.stderr
+    assert len(read(tmp_path / "out.jsonl")) == 1
+    (failed,) = read(tmp_path / "out.errors.jsonl")
+    assert "cannot be read on" in failed["response"]["body"]["error"]["message"]
+
+
 def test_without_redis_it_says_so(kc_worker: KcWorker, tmp_path: Path) -> None:
     write(tmp_path / "in.jsonl", 2)
     ran = kc_worker("batch", "run", "in.jsonl", "-o", "out.jsonl", REDIS_URL="redis://127.0.0.1:1/0")

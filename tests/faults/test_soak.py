@@ -28,7 +28,7 @@ MB = 1_000_000
 #: More than this from the middle third of the time to the last one is growth.
 MAY_VARY = {
     "memory": scaled(15, 5) * MB,
-    "files": 6,
+    "files": scaled(12, 6),
     "threads": 2,
     "connections": 10,
     "keys": 10,

@@ -17,7 +17,7 @@ LOWER_LANES_SHARE = 8
 #: there interactive work is only first to get the next one.
 RESERVED_SHARE, MOST_RESERVED_SHARE, LEAST_TO_RESERVE = 8, 4, 4
 #: So many, or all but one, while somebody chats and so many seconds after: on a server of few slots, which
-#: computes on a CPU or a small GPU, every call slows all others, and a first token comes late although there is
+#: computes on a CPU or a small GPU, every call slows all others: a first token comes late although there is
 #: a slot.
 RESERVED_OF_FEW, STAYS_S = 3, 30.0
 #: Free slots for calls that come at random: their mean number and so many times its square root. With 3, one

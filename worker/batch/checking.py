@@ -1,8 +1,11 @@
 """All of a batch's lines checked before the first of them is sent: a night is not lost to line 90,000."""
 
+import asyncio
 import json
 import sqlite3
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from worker.batch.lines import Line, Problem, Source
@@ -83,6 +86,28 @@ def check(
     if not report.lines and not report.problems:
         report.add(Problem(0, "empty_file", "There are no lines."))
     return report
+
+
+#: Checking takes long, and what writes answers must not wait for it: a thread for all checks of a process.
+_CHECKER = ThreadPoolExecutor(1, "check")
+
+
+async def checked(source: Source, most_lines: int, most_bytes: int) -> Report:
+    """`check` beside the loop; it ends early where who waits for it is cancelled."""
+    unwanted = threading.Event()
+
+    def on_progress(_lines: int) -> None:
+        if unwanted.is_set():
+            raise asyncio.CancelledError
+
+    checking = asyncio.get_running_loop().run_in_executor(
+        _CHECKER, check, source, most_lines, most_bytes, on_progress
+    )
+    try:
+        return await asyncio.shield(checking)
+    except asyncio.CancelledError:
+        unwanted.set()
+        raise
 
 
 def _wrong_with(line: Line, seen: sqlite3.Connection, most_bytes: int) -> Problem | None:

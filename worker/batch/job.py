@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any, Self
 
 from worker.batch.answers import Answers, ForeignFile
-from worker.batch.checking import check
+from worker.batch.checking import checked
 from worker.batch.lines import JsonLines, Problem
 from worker.batch.records import Record, Records
 from worker.batch.running import Run
@@ -63,7 +63,7 @@ class Job:
         self.record = record
         self._records, self._files, self._feed, self._clock = records, files, feed, clock
         self._most_lines, self._in_flight = most_lines, in_flight
-        self._source = JsonLines(files.path(record.owner, record.input_file_id), record.endpoint, most_bytes)
+        self._source = JsonLines(records.input_of(record), record.endpoint, most_bytes)
         self._most_bytes = most_bytes
         self._answers: Answers | None = None
         self._run: Run | None = None
@@ -95,7 +95,7 @@ class Job:
         return not self.record.ended
 
     async def _validate(self) -> None:
-        report = await whole(check, self._source, self._most_lines, self._most_bytes)
+        report = await checked(self._source, self._most_lines, self._most_bytes)
         if report.wrong:
             await self._fail(report.problems, report.wrong)
             return
@@ -145,14 +145,15 @@ class Job:
         """Show the files, and then that it has ended."""
         _, answers = await self._started()
         record = self.record
-        for good, file_id, name in (
+        expires_at = None if record.output_ttl_s is None else self._now() + record.output_ttl_s
+        for lines, file_id, name in (
             (answers.completed, record.output_file_id, f"{record.id}_output.jsonl"),
             (answers.failed, record.error_file_id, f"{record.id}_error.jsonl"),
         ):
-            if good:
-                await whole(
-                    self._files.publish, record.owner, file_id, name, "batch_output", record.output_expires_at
-                )
+            if lines:
+                await whole(self._files.publish, record.owner, file_id, name, "batch_output", expires_at)
+            else:
+                self._files.path(record.owner, file_id).unlink(missing_ok=True)
         now, counts = self._now(), _counts(answers)
         match record.giving_up:
             case "batch_cancelled":

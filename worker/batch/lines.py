@@ -31,12 +31,14 @@ class Line:
         custom_id: what its owner calls it.
         url: where it would go over HTTP; it says which task does it.
         body: what is asked there.
+        size: about how many bytes it has.
     """
 
     number: int
     custom_id: str
     url: str
     body: Json
+    size: int = 0
 
     @property
     def task(self) -> str:
@@ -57,9 +59,9 @@ class Line:
             raise self._wrong("`stream` is not for batches: nobody listens.")
         return arguments
 
-    def task_id(self, batch: uuid.UUID, attempt: int, *, anew: bool = False) -> str:
-        """Always the same for the same line and attempt; another one where its answer was lost."""
-        return str(uuid.uuid5(batch, f"{attempt}:{self.number}{':anew' if anew else ''}"))
+    def task_id(self, batch: uuid.UUID, attempt: int, lost: int = 0) -> str:
+        """Always the same for the same line and attempt, as long as its answer was not lost once more."""
+        return str(uuid.uuid5(batch, f"{attempt}:{self.number}{':anew' * lost}"))
 
     def _wrong(self, message: str) -> "Problem":
         named = _FIELD.match(message)
@@ -158,7 +160,7 @@ class JsonLines:
             raise Problem(number, "invalid_url", str(error), "url", custom_id) from None
         if not isinstance(body, dict):
             raise wrong("invalid_body", "body", "has to be an object.")
-        return Line(number, custom_id, url, body)
+        return Line(number, custom_id, url, body, len(raw or b""))
 
 
 def numbered(path: Path, most_bytes: int) -> Iterator[tuple[int, bytes | None]]:

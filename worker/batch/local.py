@@ -6,6 +6,7 @@ OUT.run holds which batch OUT belongs to, and in the end what it took.
 import contextlib
 import fcntl
 import hashlib
+import itertools
 import json
 import time
 import uuid
@@ -29,6 +30,7 @@ class Note:
         input: the file of its lines.
         input_sha256: of that file.
         asked: what is asked of its rows, as JSON; "" where its lines say so.
+        errors: the file for lines without an answer.
         lines: how many there are.
         attempt: times it was stopped.
         seconds: it took so far.
@@ -40,6 +42,7 @@ class Note:
     input: str
     input_sha256: str
     asked: str
+    errors: str
     lines: int
     attempt: int = 0
     seconds: float = 0.0
@@ -71,6 +74,23 @@ class Place:
         """The file that says which batch this is."""
         return self.output.with_name(self.output.name + ".run")
 
+    def check(self, input_path: Path) -> None:
+        """Refuse what would destroy a file.
+
+        Raises:
+            LocalError: two of the files are the same one.
+        """
+        named = {
+            "the input": input_path,
+            "--output": self.output,
+            "--errors": self.errors,
+            "OUTPUT.run": self.note,
+        }
+        for (one, path), (other, another) in itertools.combinations(named.items(), 2):
+            same = path.resolve() == another.resolve()
+            if same or (path.exists() and another.exists() and path.samefile(another)):
+                raise LocalError(f"{one} and {other} are the same file: {path}.")
+
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:
         """Have it alone.
@@ -93,7 +113,10 @@ class Place:
         """Begin a batch; what was there is gone."""
         self.output.write_bytes(b"")
         self.errors.unlink(missing_ok=True)
-        note = Note(uuid.uuid4().hex, str(input_path.resolve()), _sha256(input_path), asked, lines)
+        note = Note(
+            uuid.uuid4().hex, str(input_path.resolve()), _sha256(input_path), asked,
+            str(self.errors.resolve()), lines,
+        )  # fmt: skip
         self.save(note)
         return note
 
@@ -111,6 +134,8 @@ class Place:
             ) from None
         if note.input_sha256 != _sha256(input_path):
             raise LocalError(f"{input_path} is not what it was when this batch began ({note.input}).")
+        if note.errors != str(self.errors.resolve()):
+            raise LocalError(f"This batch began with --errors {note.errors}.")
         if note.asked != asked:
             raise LocalError(f"This batch began with another template: {note.asked or 'none'}.")
         return note

@@ -1,6 +1,7 @@
 """What is known of batches, in a folder: one file each, written by who drives it and by nobody else.
 
-    FOLDER/OWNER/batch_ID.json    the record
+    FOLDER/OWNER/batch_ID.json    the record, written last
+    FOLDER/OWNER/batch_ID.input   its lines: a link to the uploaded file, which may be removed
     FOLDER/OWNER/batch_ID.cancel  there where its owner has asked to cancel it
     FOLDER/open/batch_ID          there until it has ended; says whose it is; who drives it holds a lock on it
 
@@ -14,6 +15,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import time
 import uuid
 from collections.abc import Iterator
@@ -33,6 +35,8 @@ ENDED: frozenset[Status] = frozenset({"failed", "completed", "expired", "cancell
 CANCELLABLE: frozenset[Status] = frozenset({"validating", "in_progress"})
 
 _ID = re.compile(r"batch_[0-9a-f]{32}")
+#: Seconds after which a batch whose record was never written is forgotten.
+_UNFINISHED_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,7 @@ class Record:
         completion_window: as it was asked for, for example "24h".
         expires_at: when what is not done is given up.
         metadata: its owner's.
-        output_ttl_s: seconds from its creation its output is kept; None: for good.
+        output_ttl_s: seconds its output is kept; None: for good.
         status: where it is.
         output_file_id, error_file_id: files of its answers; shown at its end, where they hold something.
         total, completed, failed: its lines.
@@ -97,16 +101,12 @@ class Record:
         """Whether it is over."""
         return self.status in ENDED
 
-    @property
-    def output_expires_at(self) -> int | None:
-        """When its files are removed."""
-        return None if self.output_ttl_s is None else self.created_at + self.output_ttl_s
-
     def shown(self) -> Json:
         """As OpenAI's API has it."""
         errors = None
         if self.status == "failed":
             errors = {"object": "list", "data": self.problems}
+        shows_files = self.ended and self.status != "failed"
         total_tokens = self.input_tokens + self.output_tokens
         return {
             "id": self.id,
@@ -117,8 +117,8 @@ class Record:
             "input_file_id": self.input_file_id,
             "completion_window": self.completion_window,
             "status": self.status,
-            "output_file_id": self.output_file_id if self.ended and self.completed else None,
-            "error_file_id": self.error_file_id if self.ended and self.failed else None,
+            "output_file_id": self.output_file_id if shows_files and self.completed else None,
+            "error_file_id": self.error_file_id if shows_files and self.failed else None,
             "created_at": self.created_at,
             "in_progress_at": self.in_progress_at,
             "expires_at": self.expires_at,
@@ -154,13 +154,36 @@ class Records:
         """For a new batch."""
         return f"batch_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
 
-    def create(self, record: Record) -> None:
-        """Hand a batch over to whoever drives them."""
-        home, gate = self._home(record.owner), self._folder / "open"
-        home.mkdir(parents=True, exist_ok=True)
+    def create(self, record: Record, lines: Path) -> None:
+        """Hand a batch over to whoever drives them.
+
+        Args:
+            record: of the batch.
+            lines: the file of its lines; it may be removed afterwards.
+
+        Raises:
+            FileNotFoundError: it has been removed before.
+        """
+        gate = self._folder / "open"
+        self._home(record.owner).mkdir(parents=True, exist_ok=True)
         gate.mkdir(parents=True, exist_ok=True)
-        self.save(record)
-        write_whole(gate / record.id, record.owner)
+        try:
+            os.link(lines, self.input_of(record))
+        except FileNotFoundError:
+            raise
+        except OSError:  # a file system without links
+            shutil.copyfile(lines, self.input_of(record))
+        try:
+            write_whole(gate / record.id, record.owner)
+            self.save(record)
+        except OSError:
+            (gate / record.id).unlink(missing_ok=True)
+            self.input_of(record).unlink(missing_ok=True)
+            raise
+
+    def input_of(self, record: Record) -> Path:
+        """The file of its lines, until it has ended."""
+        return self._home(record.owner) / f"{record.id}.input"
 
     def save(self, record: Record) -> None:
         """Only who drives it."""
@@ -208,12 +231,14 @@ class Records:
         return []
 
     def unended_records(self) -> Iterator[Record]:
-        """Those batches themselves."""
+        """Those batches themselves, the oldest first."""
         for batch_id in self.unended():
+            gate = self._folder / "open" / batch_id
             with contextlib.suppress(FileNotFoundError):  # it has ended meanwhile
-                owner = (self._folder / "open" / batch_id).read_text()
-                if record := self.get(owner, batch_id):
+                if record := self.get(gate.read_text(), batch_id):
                     yield record
+                elif gate.stat().st_mtime < time.time() - _UNFINISHED_S:
+                    gate.unlink()  # who created it died before the record was written
 
     @contextlib.contextmanager
     def claim(self, batch_id: str) -> Iterator[Record | None]:
@@ -221,20 +246,21 @@ class Records:
         gate = self._folder / "open" / batch_id
         with contextlib.ExitStack() as held:
             try:
-                lock = held.enter_context(gate.open())
+                lock = held.enter_context(gate.open("r+"))  # NFS locks only what may be written
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except (FileNotFoundError, BlockingIOError):
                 yield None
                 return
             owner = lock.read()
             path = self._home(owner) / f"{batch_id}.json"
-            if not gate.exists():
+            if not gate.exists() or not path.exists():
                 yield None
                 return
             yield Record(**json.loads(path.read_text()))
 
     def close(self, record: Record) -> None:
         """It has ended; only who drives it."""
+        self.input_of(record).unlink(missing_ok=True)
         (self._folder / "open" / record.id).unlink(missing_ok=True)
         (self._home(record.owner) / f"{record.id}.cancel").unlink(missing_ok=True)
 

@@ -68,7 +68,8 @@ class Template:
         ]
         if messages:
             body["messages"] = messages
-        return Line(number, custom_id, _URLS.get(self.task, TASK_URL + self.task), body)
+        size = sum(len(value) for value in row.values() if isinstance(value, str | bytes))
+        return Line(number, custom_id, _URLS.get(self.task, TASK_URL + self.task), body, size)
 
     def _filled(self, value: Any, number: int, row: Row) -> Any:
         if not isinstance(value, str):
@@ -128,7 +129,8 @@ class Rows:
                     else:
                         yield number, row
         except (csv.Error, UnicodeDecodeError) as error:
-            raise Problem(number + 1, "invalid_row", f"The file cannot be read on: {error}.") from None
+            said = f"The file cannot be read on: {error}."
+            yield number + 1, Problem(number + 1, "invalid_row", said)
 
     def _parquet(self) -> Iterator[tuple[int, Row | Problem]]:
         try:
@@ -144,7 +146,8 @@ class Rows:
                         number += 1
                         yield number, row
         except ArrowInvalid as error:
-            raise Problem(number + 1, "invalid_row", f"The file cannot be read on: {error}.") from None
+            said = f"The file cannot be read on: {error}."
+            yield number + 1, Problem(number + 1, "invalid_row", said)
 
     def _objects(self) -> Iterator[tuple[int, Row | Problem]]:
         for number, raw in numbered(self.path, self.most_bytes):

@@ -26,8 +26,10 @@ _AHEAD, _LEAST, _MOST = 4, 64, 4096
 _STEP = 256
 #: Seconds between looks at how many that may be.
 _LOOK_S = 5.0
-#: Seconds without news after which outcomes are looked for.
-_SILENCE_S = 5.0
+#: Seconds without news after which outcomes are looked for, and with news all the same.
+_SILENCE_S, _ANYHOW_S = 5.0, 30.0
+#: Bytes of lines under way.
+_MOST_BYTES = 8 * 1024 * 1024
 #: Seconds before what the disk did not take is written again.
 _DISK_FULL_S = 5.0
 
@@ -61,10 +63,11 @@ class Run:
         self._left: Iterator[Line | Problem] | None = self._undone()
         self._under_way: dict[str, Line] = {}
         self._ended: list[str] = []
-        self._lost: set[int] = set()
+        self._lost: dict[int, int] = {}
+        self._stopped = False
         self._fixed, self._room = in_flight, in_flight or _LEAST
         self._looked_s = float("-inf")
-        self._heard_s = time.monotonic()
+        self._heard_s = self._collected_s = time.monotonic()
         self._idle, self._redis = False, ""
 
     @property
@@ -84,9 +87,11 @@ class Run:
         if self._under_way:
             ended = self._ended or await self._feed.ended(wait_s)
             self._ended = []
-            if not ended and time.monotonic() - self._heard_s > _SILENCE_S:
-                self._heard_s = time.monotonic()
-                ended = list(self._under_way)  # a note may have been lost
+            now = time.monotonic()
+            silent = not ended and now - self._heard_s > _SILENCE_S
+            if silent or now - self._collected_s > _ANYHOW_S:  # a note may have been lost
+                self._heard_s = self._collected_s = now
+                ended = list(self._under_way)
             await self._collect(ended)
         return bool(self._under_way) or self._left is not None
 
@@ -95,7 +100,7 @@ class Run:
 
         What has ended in time is answered all the same. Call it again after a crash.
         """
-        self._left, lines = None, self._undone()
+        self._stopped, self._left, lines = True, None, self._undone()
         while some := await whole(_next, lines):
             ids = {self._task_id(line): line for line in some if isinstance(line, Line)}
             await self._feed.cancel(list(ids))
@@ -113,7 +118,7 @@ class Run:
 
     async def let_go(self) -> None:
         """Cancel what is under way, to be sent in another attempt; what ended in time is written down."""
-        self._left = None
+        self._stopped, self._left = True, None
         await self._feed.cancel(list(self._under_way))
         found = await self._feed.outcomes(list(self._under_way))
         await self._collect([task_id for task_id, update in found.items() if update.state != "REVOKED"])
@@ -133,9 +138,9 @@ class Run:
             await self._send(list(self._under_way.values()), again=True)
 
     async def _fill(self) -> None:
-        while self._left is not None and len(self._under_way) < self._room:
+        while self._left is not None and len(self._under_way) < self._room and self._bytes < _MOST_BYTES:
             wanted = min(_STEP, self._room - len(self._under_way))
-            some = await whole(_next, self._left, wanted)
+            some = await whole(_next, self._left, wanted, _MOST_BYTES - self._bytes)
             if not some:
                 self._left = None
                 return
@@ -180,8 +185,9 @@ class Run:
             for task_id in found:
                 del self._under_way[task_id]
             await self._feed.settle(list(found))
-            if lost:
-                self._lost.update(line.number for line in lost)
+            if lost and not self._stopped:
+                for line in lost:
+                    self._lost[line.number] = self._lost.get(line.number, 0) + 1
                 await self._send(lost)
 
     async def _write(self, answers: Sequence[Answer]) -> None:
@@ -194,7 +200,11 @@ class Run:
             await asyncio.sleep(_DISK_FULL_S)
 
     def _task_id(self, line: Line) -> str:
-        return line.task_id(self._batch, self._attempt, anew=line.number in self._lost)
+        return line.task_id(self._batch, self._attempt, self._lost.get(line.number, 0))
+
+    @property
+    def _bytes(self) -> int:
+        return sum(line.size for line in self._under_way.values())
 
     def _undone(self) -> Iterator[Line | Problem]:
         return (one for one in self._source.lines() if one.number not in self._answers)
@@ -205,5 +215,14 @@ def _is_lost(update: Update) -> bool:
     return update.state == "SUCCESS" and update.result is None
 
 
-def _next(lines: Iterator[Line | Problem], most: int = _STEP) -> list[Line | Problem]:
-    return list(islice(lines, most))
+def _next(
+    lines: Iterator[Line | Problem], most: int = _STEP, most_bytes: int = _MOST_BYTES
+) -> list[Line | Problem]:
+    """The next lines, up to the one with which they have so many bytes."""
+    found = []
+    for line in islice(lines, most):
+        found.append(line)
+        most_bytes -= line.size if isinstance(line, Line) else 0
+        if most_bytes <= 0:
+            break
+    return found

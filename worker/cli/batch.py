@@ -107,9 +107,11 @@ def run(**given: Any) -> int:
     source = _source(asked.input_path, template, chosen)
     if asked.only_check:
         return _say_what_is_wrong(_checked(source, chosen), as_json=asked.as_json)
-    if output.exists() and output.stat().st_size and not (asked.resume or asked.overwrite):
-        raise click.UsageError(f"{output} is there. Go on with it: --resume. Begin anew: --overwrite.")
     place = Place(output, asked.errors or output.with_name(f"{output.stem}.errors.jsonl"))
+    place.check(asked.input_path)
+    for path in (place.output, place.errors):
+        if path.exists() and path.stat().st_size and not (asked.resume or asked.overwrite):
+            raise click.UsageError(f"{path} is there. Go on with it: --resume. Begin anew: --overwrite.")
     told = json.dumps(asdict(template)) if template else ""
     with place.claimed():
         if asked.resume and not asked.overwrite:
@@ -325,6 +327,9 @@ async def _feed(chosen: "Settings", *, until_eof: bool) -> None:
             client, Records(group.files_dir / BATCHES), FileStore(group.files_dir / FILES), options
         )
         running = asyncio.create_task(feeder.run())
-        await stopping.wait()
+        stopped = asyncio.create_task(stopping.wait())
+        await asyncio.wait((running, stopped), return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            running.result()  # which is why
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

@@ -44,6 +44,12 @@ class FedTask:
     task: str
     kwargs: Json
 
+    @property
+    def shared(self) -> bool:
+        """Whether other tasks may ask for its result."""
+        options = self.kwargs.get("options") or {}
+        return bool(options.get("idempotency_key") or options.get("cache"))
+
 
 @dataclass(frozen=True, slots=True)
 class Demand:
@@ -128,7 +134,7 @@ class Feed:
         for task in tasks:
             known = {
                 "owner": self._owner, "task": task.task, "queue": self._queue, "sent_at": now,
-                "batch": self._batch,
+                "batch": self._batch, "shared": task.shared,
             }  # fmt: skip
             message = envelope(task.task, task.id, task.kwargs, self._queue, now)
             rows.append((task.id, message, json.dumps(known)))

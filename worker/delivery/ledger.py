@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 _RETRY_S, _MOST_RETRY_S = 0.2, 3.0
 #: Results may be long: as many as this travel together.
 _STATES_AT_ONCE = 64
+#: Scripts that bring new work.
+_NEW_WORK = frozenset({"send", "feed"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,11 +303,15 @@ def retry_wait_s(failures: int) -> float:
 def _sources() -> dict[str, str]:
     folder = files(__package__) / "lua"
     common = (folder / "common.lua").read_text()
+    always = (folder / "always.lua").read_text()
     names = (
         "reserve", "acknowledge", "give_back", "defer", "bury", "renew", "recover", "store", "cancel",
         "replay", "once", "reclaim", "stream", "send", "feed", "settle",
     )  # fmt: skip
-    return {name: common + (folder / f"{name}.lua").read_text() for name in names}
+    return {
+        name: ("" if name in _NEW_WORK else always) + common + (folder / f"{name}.lua").read_text()
+        for name in names
+    }
 
 
 def _delivery(row: list[Any], now_ms: int) -> Delivery:

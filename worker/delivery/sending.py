@@ -60,6 +60,7 @@ class Known:
         queue: where it was put.
         sent_at: Unix seconds.
         batch: it is a line of this batch; "" for none.
+        shared: whether other tasks may ask for its result.
     """
 
     owner: str
@@ -67,6 +68,7 @@ class Known:
     queue: str
     sent_at: float
     batch: str = ""
+    shared: bool = False
 
 
 class TooMuch(Exception):

@@ -183,4 +183,4 @@ def _queue(name: bytes, waiting: int, since_ms: int, now_ms: int) -> QueueTruth:
 @cache
 def _source() -> str:
     folder = files(__package__) / "lua"
-    return (folder / "common.lua").read_text() + (folder / "look.lua").read_text()
+    return "".join((folder / f"{name}.lua").read_text() for name in ("always", "common", "look"))

@@ -158,7 +158,9 @@ async def create(desk: DeskOf, caller: CallerOf, body: JsonOf) -> Any:
         output_ttl_s=output_ttl_s,
     )
     try:
-        await asyncio.to_thread(desk.records.create, record)
+        await asyncio.to_thread(desk.records.create, record, desk.files.path(caller.name, stored.id))
+    except FileNotFoundError:
+        raise not_found(f"file {asked.input_file_id[:64]!r}") from None
     except OSError as error:
         raise ApiError(
             507, f"The batch cannot be kept: {error.strerror}.", "storage_full", kind="server_error"

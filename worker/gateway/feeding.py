@@ -24,27 +24,35 @@ async def kept_feeding() -> AsyncIterator[None]:
 
 
 async def _keep() -> None:
-    wait_s = _AGAIN_S
+    wait_s, clock = _AGAIN_S, asyncio.get_running_loop().time
     while True:
-        began = asyncio.get_running_loop().time()
-        # It reads its standard input to the end, which comes when nobody holds the other side any more.
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "worker", "batch", "feed", "--until-eof", stdin=asyncio.subprocess.PIPE
-        )
+        began = clock()
         try:
-            status = await process.wait()
-        except asyncio.CancelledError:
-            with contextlib.suppress(ProcessLookupError):
-                process.terminate()
-            try:
-                async with asyncio.timeout(_STOP_S):
-                    await process.wait()
-            except TimeoutError:
-                process.kill()
-                await process.wait()
-            raise
-        if asyncio.get_running_loop().time() - began > _MOST_AGAIN_S:
+            ended = f"ended with status {await _run()}"
+        except OSError as error:
+            ended = f"cannot be started ({error})"
+        if clock() - began > _MOST_AGAIN_S:
             wait_s = _AGAIN_S
-        logger.error("What drives batches ended with status %s; starting it again in %g s.", status, wait_s)
+        logger.error("What drives batches %s; starting it again in %g s.", ended, wait_s)
         await asyncio.sleep(wait_s)
         wait_s = min(_MOST_AGAIN_S, 2 * wait_s)
+
+
+async def _run() -> int:
+    """Start it, and wait until it ends; stop it where who waits is cancelled."""
+    # It reads its standard input to the end, which comes when nobody holds the other side any more.
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "worker", "batch", "feed", "--until-eof", stdin=asyncio.subprocess.PIPE
+    )
+    try:
+        return await process.wait()
+    except asyncio.CancelledError:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        try:
+            async with asyncio.timeout(_STOP_S):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+        raise

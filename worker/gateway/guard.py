@@ -4,6 +4,7 @@ Plain ASGI, so that answers are streamed as they come.
 """
 
 import asyncio
+import contextlib
 import re
 import time
 import uuid
@@ -17,6 +18,8 @@ from worker.gateway.answers import ApiError, answer
 REQUEST_ID = "x-request-id"
 #: Bytes a second a body has to come with, on average, once its timeout is over.
 SLOWEST_BYTES_S = 16 * 1024
+#: Bytes and seconds of a body that is not wanted any more and is read all the same.
+LINGER_BYTES, LINGER_S = 4 * 1024 * 1024, 1.0
 _USABLE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -49,7 +52,8 @@ class Guard:
                 answers = MutableHeaders(scope=message)
                 answers[REQUEST_ID] = request_id
                 if not body.whole:
-                    answers["connection"] = "close"  # what is still to come of it is not read
+                    await body.drain()
+                    answers["connection"] = "close"
             await send(message)
 
         body = _Body(receive, headers, self._most_bytes(scope["path"]), self._timeout_s)
@@ -101,6 +105,16 @@ class _Body:
             if self._had > self._most:
                 raise self._too_long()
         return message
+
+    async def drain(self) -> None:
+        """Read what is left of it where that is little: who still sends hears no answer."""
+        left = LINGER_BYTES
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                while not self._ended and left > 0:
+                    message = await self._receive()
+                    left -= len(message.get("body", b""))
+                    self._ended = not message.get("more_body", False)
 
     def _too_long(self) -> ApiError:
         return ApiError(413, f"A request here may have {self._most:,} bytes.", "input_too_large")

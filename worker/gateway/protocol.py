@@ -14,6 +14,9 @@ MOST_HEAD_BYTES = 32 * 1024
 #: Seconds in which they have to be there; counted from the connection, or from their first byte.
 HEAD_TIMEOUT_S = 20.0
 
+#: Bytes received for each of a body, at most: pieces of one byte take seven.
+_FRAME_BYTES = 16
+
 _TOO_LONG = Refusal(
     431, f"The headers have more than {MOST_HEAD_BYTES:,} bytes.", "invalid_request_error", "headers_too_long"
 )
@@ -36,7 +39,8 @@ class LimitedProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._head_bytes = 0
-        self._in_head = True
+        self._in_head = self._began = True
+        self._received = self._body = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._why = _WRONG
 
@@ -52,19 +56,35 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Some bytes of a head, a body, or several."""
+        self._began = False
         super().data_received(data)
-        if not self._in_head or self.transport.is_closing():
+        if self.transport.is_closing():
             return
-        self._head_bytes += len(data)
-        if self._head_bytes > MOST_HEAD_BYTES:
-            self._refuse(_TOO_LONG)
-        elif self._head_timer is None:
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > MOST_HEAD_BYTES:
+                self._refuse(_TOO_LONG)
+                return
+        elif not self._began:
+            # What comes with a body and is none of it: the sizes of its pieces, and trailers.
+            self._received += len(data)
+            if self._received > MOST_HEAD_BYTES + _FRAME_BYTES * self._body:
+                self._refuse(_TOO_LONG)
+                return
+        between = self.cycle is None or self.cycle.response_complete
+        if self._head_timer is None and (self._in_head or (between and self.timeout_keep_alive_task is None)):
             self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._give_up)
 
     def on_message_begin(self) -> None:
         """A head."""
         super().on_message_begin()
-        self._in_head, self._head_bytes = True, 0
+        self._in_head = self._began = True
+        self._head_bytes = self._received = self._body = 0
+
+    def on_body(self, body: bytes) -> None:
+        """Some of a body."""
+        self._body += len(body)
+        super().on_body(body)
 
     def on_headers_complete(self) -> None:
         """Its end."""

@@ -7,6 +7,7 @@ are hashed, so that no name of theirs is a path.
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import re
 import secrets
@@ -16,10 +17,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+logger = logging.getLogger(__name__)
+
 _ID = re.compile(r"file-[0-9a-f]{32}")
 _PIECE_BYTES = 1 << 20
 #: Seconds after which what an upload left behind that was cut off is removed.
 _LEFT_BEHIND_S = 86400
+#: Seconds a file may be written for before it is shown: longer than any batch.
+_WRITTEN_S = 40 * 86400
 _UNNAMED = "file"
 _MOST_NAME_CHARS = 255
 
@@ -127,14 +132,25 @@ class FileStore:
         """Remove what has expired, and what uploads left behind; returns how many files."""
         removed = 0
         for card in self._folder.glob("*/file-*.json"):
-            with contextlib.suppress(FileNotFoundError):
-                if _expired(StoredFile(**json.loads(card.read_text()))):
-                    self._remove(card)
-                    removed += 1
-        for part in self._folder.glob("*/file-*.part"):
-            with contextlib.suppress(FileNotFoundError):
-                if part.stat().st_mtime < time.time() - _LEFT_BEHIND_S:
-                    part.unlink()
+            try:
+                expired = _expired(StoredFile(**json.loads(card.read_text())))
+            except FileNotFoundError:
+                continue
+            except (ValueError, TypeError) as error:  # another version's, or damaged: not ours to remove
+                logger.warning("%s cannot be read: %s", card, error)
+                continue
+            if expired:
+                self._remove(card)
+                removed += 1
+        now = time.time()
+        for pattern, kept_s in (
+            ("*/file-*.part", _LEFT_BEHIND_S), ("*/.file-*", _LEFT_BEHIND_S), ("*/file-*.data", _WRITTEN_S),
+        ):  # fmt: skip
+            for left in self._folder.glob(pattern):
+                with contextlib.suppress(FileNotFoundError):
+                    known = left.suffix == ".data" and left.with_suffix(".json").exists()
+                    if not known and left.stat().st_mtime < now - kept_s:
+                        left.unlink()
         return removed
 
     def _remove(self, card: Path) -> None:

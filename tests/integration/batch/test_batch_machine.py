@@ -140,7 +140,8 @@ class BatchMachine(RuleBasedStateMachine):
             self.records.new_id(), OWNER, self.input, "/v1/tasks/text.keywords", "1h", T0, T0 + WINDOW_S,
             self.files.new_id(), self.files.new_id(),
         )  # fmt: skip
-        self.records.create(record)
+        self.records.create(record, self.files.path(OWNER, self.input))
+        self.files.delete(OWNER, self.input)
         self.batch = record.id
         self.runs: Counter[str] = Counter()
         self.asked_to_cancel = self.expired = False

@@ -18,7 +18,7 @@ READERS = 500
 @pytest.fixture(scope="module")
 def scripted() -> Iterator[LocalScripted]:
     """It takes six seconds to say the words."""
-    with LocalScripted("vllm", latency_s=6.0) as server:
+    with LocalScripted("vllm", latency_s=6.0, tokens=5000) as server:
         server.wait_ready()
         yield server
 

@@ -8,6 +8,7 @@ from typing import Any
 from tests.integration.gateway.conftest import Answer, Call
 from worker.local.celery_worker import LocalWorker
 from worker.local.gateway import LocalGateway
+from worker.local.scripted import LocalScripted
 
 CHAT = {"messages": [{"role": "user", "content": "one two three four"}]}
 
@@ -88,7 +89,8 @@ def test_events_are_the_stream_and_can_be_resumed(at_work: LocalWorker, call: Ca
     assert call(f"/v1/tasks/{task_id}/events", last_event_id="yesterday").status == 400
 
 
-def test_a_task_can_be_cancelled(at_work: LocalWorker, call: Call) -> None:
+def test_a_task_can_be_cancelled(at_work: LocalWorker, scripted: LocalScripted, call: Call) -> None:
+    scripted.script({"fault": "hang"})
     long = {"messages": [{"role": "user", "content": "word " * 2000}]}
     task_id = call("/v1/tasks/llm.chat", long).json["id"]
     cancelled = call(f"/v1/tasks/{task_id}", method="DELETE").json

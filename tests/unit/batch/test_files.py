@@ -82,11 +82,26 @@ def test_what_an_upload_left_behind_is_swept_in_time(store: FileStore, tmp_path:
     put(store)
     part = store.path("anna", store.new_id()).with_suffix(".part")
     part.write_bytes(b"half")
+    data = store.path("anna", store.new_id())
+    data.write_bytes(b"of a batch that runs")
     store.sweep()
     assert part.exists()
     os.utime(part, (0, 0))
     store.sweep()
     assert not part.exists()
+    assert data.exists()
+    os.utime(data, (0, 0))
+    store.sweep()
+    assert not data.exists()
+
+
+def test_a_card_that_cannot_be_read_stops_nothing(store: FileStore, tmp_path: Path) -> None:
+    kept, gone = put(store), put(store, expires_at=int(time.time()))
+    card = next(tmp_path.rglob(f"{kept}.json"))
+    card.write_text('{"id": "x", "new_field": 1}')
+    assert store.sweep() == 1
+    assert card.exists()
+    assert not list(tmp_path.rglob(f"{gone}*"))
 
 
 def test_an_upload_that_breaks_off_leaves_nothing(store: FileStore, tmp_path: Path) -> None:

@@ -125,4 +125,16 @@ def test_the_ids_of_tasks_follow_from_line_and_attempt() -> None:
     batch = uuid.uuid4()
     one = Line(7, "a", "/v1/chat/completions", CHAT)
     assert one.task_id(batch, 0) == one.task_id(batch, 0)
-    assert len({one.task_id(batch, 0), one.task_id(batch, 1), Line(8, "b", "", {}).task_id(batch, 0)}) == 3
+    other = Line(8, "b", "", {}).task_id(batch, 0)
+    assert (
+        len(
+            {
+                one.task_id(batch, 0),
+                one.task_id(batch, 1),
+                one.task_id(batch, 0, 1),
+                one.task_id(batch, 0, 2),
+                other,
+            }
+        )
+        == 5
+    )

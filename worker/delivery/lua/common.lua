@@ -21,10 +21,6 @@ local function now_ms()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- When Redis is full it refuses writes that may need memory, unless the script has written before (scriptCall in
--- its script.c). Handing messages around needs none, and storing outcomes is what makes room again.
-redis.call('DEL', 'kc:nothing')
-
 -- Whatever number of deliveries a worker allows, it looks at all of these lists.
 local suspect_lists = 4
 
