@@ -24,7 +24,7 @@ CHAT_TOKENS = 24
 #: Seconds a person thinks before the next question.
 THINKS_S = 0.7
 #: Chats measured where there is no batch to its end.
-CHATS = 200
+CHATS = 100
 
 
 class Night:
