@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
+from fastapi_offline import FastAPIOffline
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -62,7 +63,9 @@ def create_app(chosen: Settings) -> FastAPI:
             )  # fmt: skip
             yield
 
-    app = FastAPI(
+    # Its pages bring what they show: nothing is fetched from elsewhere.
+    app = FastAPIOffline(
+        redoc_url=None,
         title="kc-worker gateway",
         version=__version__,
         description=_DESCRIPTION,

@@ -5,9 +5,10 @@ import contextlib
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Request
+from fastapi.security import HTTPBearer
 from redis.asyncio import Redis
 
 from worker.batch.records import Records
@@ -21,6 +22,9 @@ from worker.gateway.keys import ANYBODY, Caller, KeyRing
 from worker.storage.files import FileStore
 
 Queue = Literal["interactive", "default", "batch"]
+
+#: For the document alone: what is in the header is looked at below.
+_BEARER = HTTPBearer(auto_error=False, description="A key that `kc-worker gateway key NAME` made.")
 
 #: A rough measure (OpenAI's own): characters a token, and tokens of an answer nobody has limited.
 _CHARS_A_TOKEN, _ANSWER_TOKENS = 4, 256
@@ -116,7 +120,7 @@ def desk_of(request: Request) -> Desk:
     return desk
 
 
-def caller_of(request: Request) -> Caller:
+def caller_of(request: Request, _documented: Annotated[Any, Depends(_BEARER)]) -> Caller:
     """Who calls.
 
     Raises:
