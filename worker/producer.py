@@ -14,7 +14,7 @@ from kombu.exceptions import OperationalError
 from worker.delivery.asking import cancel_tasks, unusable
 from worker.delivery.states import Update, read_state
 from worker.redis_client import CONNECT_TIMEOUT_S, SOCKET_TIMEOUT_S, RedisAddress
-from worker.storage.texts import TextStore
+from worker.storage.texts import Texts
 
 Json = dict[str, Any]
 
@@ -159,7 +159,7 @@ class Producer:
             raise unusable(self.address, error) from error
 
 
-def fit_message(kwargs: Json, field_name: str, texts: TextStore, max_bytes: int) -> tuple[Json, int]:
+def fit_message(kwargs: Json, field_name: str, texts: Texts, max_bytes: int) -> tuple[Json, int]:
     """Arguments that fit a message: a text too long for one is kept as a blob and referred to.
 
     Args:

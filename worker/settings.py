@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable
 from difflib import get_close_matches
 from functools import cache
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote, urlsplit
@@ -181,16 +182,32 @@ class StorageSettings(_Group):
     """Inputs by reference.
 
     Attributes:
-        blob_dir: folder of content-addressed blobs.
+        blob_dir: folder of content-addressed blobs, or s3://bucket/prefix.
         input_dirs: folders `{"path": …}` inputs may be in, comma-separated; empty allows none.
         max_text_bytes: most bytes of one text, however it arrives.
         max_message_bytes: most bytes of one task message in Redis.
+        fetch_allow: hosts, addresses and networks that `{"url": …}` inputs may come from although they are
+            not public, comma-separated.
+        fetch_timeout_s: seconds in which such an input has to be there.
     """
 
-    blob_dir: Path = Path(".kc/blobs")
+    blob_dir: str = Field(default=".kc/blobs", min_length=1)
     input_dirs: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split)] = ()
     max_text_bytes: int = Field(default=8 * 1024 * 1024, ge=1024)
     max_message_bytes: int = Field(default=256 * 1024, ge=1024)
+    fetch_allow: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = ()
+    fetch_timeout_s: float = Field(default=30, gt=0, le=3600)
+
+    @field_validator("fetch_allow")
+    @classmethod
+    def _hosts_or_networks(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in entries:
+            try:
+                ip_network(entry, strict=False)
+            except ValueError:
+                if "/" in entry:
+                    raise ValueError(f"{entry!r} is no host, address or network") from None
+        return entries
 
 
 class ModelSettings(_Group):
@@ -328,7 +345,7 @@ def _refuse_misspelt() -> None:
             if name.upper() not in known and not name.startswith(("COMPOSE_", "DOCKER_")):
                 raise SettingsError(f"{ENV_FILE}: {name} is not a setting{_meant(name, known)}")
     for name in os.environ:
-        ours = name.startswith(("LLM_", "REDIS_", "WORKER_", "TASK_", "GATEWAY_", "BATCH_"))
+        ours = name.startswith(("LLM_", "REDIS_", "WORKER_", "TASK_", "GATEWAY_", "BATCH_", "FETCH_"))
         if ours and name not in known and (meant := _meant(name, known)):
             raise SettingsError(f"{name} is not a setting{meant}")
 

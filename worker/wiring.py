@@ -10,7 +10,10 @@ from worker.backends.base import Backend, BackendOptions, Json
 from worker.backends.registry import create_backend
 from worker.delivery.deliveries import Deliveries, DeliveryOptions
 from worker.settings import Settings, settings
-from worker.storage.texts import TextStore
+from worker.storage.blobs import Blobs
+from worker.storage.fetching import Allowed, Fetcher
+from worker.storage.inputs import Inputs
+from worker.storage.texts import Texts
 
 #: A process holds this many tasks for each request its servers take at once, and so many more.
 LOOK_AHEAD, SPARE_TASKS = 1.5, 4
@@ -34,10 +37,11 @@ def build_backend(chosen: Settings) -> Backend:
     )
 
 
-def build_texts(chosen: Settings) -> TextStore:
-    """Where texts by reference are kept and read."""
+def build_texts(chosen: Settings) -> Texts:
+    """Where texts by reference are kept and read; for one event loop."""
     group = chosen.storage
-    return TextStore(group.blob_dir, group.input_dirs, group.max_text_bytes)
+    fetcher = Fetcher(Allowed.of(group.fetch_allow), group.fetch_timeout_s)
+    return Texts(Inputs(Blobs(group.blob_dir), group.input_dirs, fetcher), group.max_text_bytes)
 
 
 def build_deliveries(
@@ -96,7 +100,7 @@ class Runtime:
 
     settings: Settings
     backend: Backend
-    texts: TextStore
+    texts: Texts
 
 
 _runtimes: dict[int, Runtime] = {}

@@ -28,7 +28,19 @@ def served(shared_worker: LocalWorker, redis_url: str, llama_url: str) -> dict[s
 def test_help_lists_every_command_without_loading_any(kc_worker: KcWorker) -> None:
     answer = kc_worker("--help")
     assert answer.returncode == 0
-    for command in ("demo", "up", "run", "status", "cancel", "dlq", "gateway", "batch", "worker", "models"):
+    for command in (
+        "demo",
+        "up",
+        "run",
+        "status",
+        "cancel",
+        "dlq",
+        "gateway",
+        "batch",
+        "blobs",
+        "worker",
+        "models",
+    ):
         assert re.search(rf"^  {command} ", answer.stdout, re.MULTILINE)
     imported = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "worker", "--help"],

@@ -10,7 +10,10 @@ from worker.local.celery_worker import LocalWorker
 from worker.local.child import free_port
 from worker.producer import Producer, fit_message
 from worker.redis_client import RedisAddress
-from worker.storage.texts import TextStore
+from worker.storage.blobs import Blobs
+from worker.storage.fetching import Allowed, Fetcher
+from worker.storage.inputs import Inputs
+from worker.storage.texts import Texts
 
 
 @pytest.fixture
@@ -55,12 +58,12 @@ def test_an_unreachable_redis_is_an_error_with_a_remedy_not_a_hang() -> None:
 
 
 def test_a_text_that_fits_stays_in_the_message(tmp_path: Path) -> None:
-    store = TextStore(tmp_path, (), 10_000)
+    store = Texts(Inputs(Blobs(tmp_path), (), Fetcher(Allowed.of(()), 5)), 10_000)
     assert fit_message({"text": "short"}, "text", store, 5000) == ({"text": "short"}, 0)
 
 
 def test_a_text_that_does_not_fit_becomes_a_blob(tmp_path: Path) -> None:
-    store = TextStore(tmp_path, (), 10_000)
+    store = Texts(Inputs(Blobs(tmp_path), (), Fetcher(Allowed.of(()), 5)), 10_000)
     arguments, size_bytes = fit_message({"text": "é" * 1000, "n": 1}, "text", store, 5000)
     assert arguments["text"]["blob"].startswith("sha256:")
     assert (arguments["n"], size_bytes) == (1, 2000)
@@ -68,4 +71,9 @@ def test_a_text_that_does_not_fit_becomes_a_blob(tmp_path: Path) -> None:
 
 def test_a_text_over_the_limit_for_texts_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputTooLarge):
-        fit_message({"text": "x" * 20_000}, "text", TextStore(tmp_path, (), 10_000), 5000)
+        fit_message(
+            {"text": "x" * 20_000},
+            "text",
+            Texts(Inputs(Blobs(tmp_path), (), Fetcher(Allowed.of(()), 5)), 10_000),
+            5000,
+        )

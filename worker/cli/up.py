@@ -53,7 +53,8 @@ def up(
     from worker.settings import settings
 
     chosen = settings()
-    blobs = chosen.storage.blob_dir.resolve()
+    blobs = chosen.storage.blob_dir
+    blobs = blobs if "://" in blobs else str(Path(blobs).resolve())
     stack = LocalStack(
         model=find_model(model, chosen.models.models_dir),
         redis_port=port_redis or preferred_port(_REDIS_PORT),
@@ -61,7 +62,7 @@ def up(
         slots=slots,
         context=context,
         with_worker=not no_worker,
-        worker_env={"BLOB_DIR": str(blobs)},
+        worker_env={"BLOB_DIR": blobs},
         gateway_port=port_gateway or preferred_port(_GATEWAY_PORT),
         gateway_env={"FILES_DIR": str(chosen.batch.files_dir.resolve())},
         home=_HOME,
@@ -74,7 +75,7 @@ def up(
     click.echo("Stopped.", err=True)
 
 
-def _instructions(stack: "LocalStack", blobs: Path) -> str:
+def _instructions(stack: "LocalStack", blobs: str) -> str:
     worker = "A worker is running." if stack.worker else "Start a worker with: kc-worker worker"
     redis_url, gateway_url = stack.redis.url, stack.gateway.url if stack.gateway else ""
     return f"""\

@@ -157,19 +157,28 @@ class TaskArguments(Contract):
         return {} if value is None else value
 
 
-class TextReference(Contract):
-    """Text too long for a message, by reference: a file in an allowed folder, or a blob by content hash."""
+class Input(Contract):
+    """Something to work on by reference, or in base64: exactly one of the four.
 
+    Attributes:
+        url: http or https, of a public host.
+        data: base64, or a `data:` URL.
+        path: of a file in one of the worker's INPUT_DIRS.
+        blob: `sha256:` and the hash of its bytes.
+    """
+
+    url: Text | None = None
+    data: str | None = None
     path: Text | None = None
     blob: str | None = Field(default=None, pattern=r"^sha256:[0-9a-f]{64}$")
 
     def model_post_init(self, _context: object) -> None:
-        """Exactly one of the two."""
-        if (self.path is None) == (self.blob is None):
-            raise ValueError("give exactly one of `path` and `blob`")
+        """Exactly one of them."""
+        if sum(value is not None for value in (self.url, self.data, self.path, self.blob)) != 1:
+            raise ValueError("give exactly one of `url`, `data`, `path` and `blob`")
 
 
-TextInput = Text | TextReference
+TextInput = Text | Input
 
 
 Language = Annotated[str, Field(pattern=r"^(auto|[a-z]{2,3})$")]

@@ -14,7 +14,7 @@ from worker.backends.assembly import pieces_of
 from worker.backends.base import Backend, CallContext, Capabilities, Chunk, Json, OnChunk, Reply
 from worker.contracts.base import Meta, Options, TaskArguments, TextInput
 from worker.errors import DeadlineExceeded, InvalidTask
-from worker.storage.texts import TextStore
+from worker.storage.texts import Texts
 
 #: `await progress(done, total, unit)` makes the task's state PROGRESS with these three.
 Progress = Callable[[int, int, str], Awaitable[None]]
@@ -35,7 +35,7 @@ class Work:
 
     backend: Backend
     call: CallContext
-    texts: TextStore
+    texts: Texts
     progress: Progress
     queue_s: float | None = None
     on_chunk: OnChunk | None = None
@@ -66,14 +66,12 @@ class Work:
         """A text by value or by reference, within the limits.
 
         Raises:
-            InputTooLarge, InputUnavailable, ForbiddenInput: as `TextStore` says.
+            InputTooLarge, InputUnavailable, ForbiddenInput: as `Inputs.read` says.
         """
         if isinstance(text, str):
             self.texts.check_size(len(text.encode()))
             return text
-        if text.path is not None:
-            return await self.texts.read_path(text.path)
-        return await self.texts.read_blob(text.blob or "")
+        return await self.texts.read(text)
 
     def meta(self) -> Meta:
         """The `meta` of the result: the sums over all calls, the first call's TTFT, the last one's ending."""

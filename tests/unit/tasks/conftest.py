@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 
 from worker.backends.base import CallContext, Capabilities, Json, OnChunk, Readiness, Reply
-from worker.storage.texts import TextStore
+from worker.storage.blobs import Blobs
+from worker.storage.fetching import Allowed, Fetcher
+from worker.storage.inputs import Inputs
+from worker.storage.texts import Texts
 from worker.tasks import CATALOGUE, Work
 from worker.tasks.base import run
 
@@ -118,7 +121,10 @@ class Runner:
         work = Work(
             backend=backend,
             call=CallContext(task_id=f"task-{next(self._ids)}", deadline=deadline),
-            texts=TextStore(self._folder / "blobs", (self._folder,), 8 * 1024 * 1024),
+            texts=Texts(
+                Inputs(Blobs(self._folder / "blobs"), (self._folder,), Fetcher(Allowed.of(()), 5)),
+                8 * 1024 * 1024,
+            ),
             progress=progress,
         )
         return await run(entry, entry.contract.parse(arguments), work)

@@ -1,0 +1,101 @@
+"""Blobs in a folder and in a real S3-speaking server."""
+
+import hashlib
+import os
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from worker.errors import InputTooLarge, InputUnavailable, LocalError
+from worker.local.child import Child, free_port
+from worker.storage.blobs import Blobs
+
+DAY = 86400
+
+
+class S3(Child):
+    """A server that speaks S3, with one bucket, which can come back on its port."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        super().__init__("s3", [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)])
+        self.wait_until(self._answers, 60)
+
+    def _answers(self) -> bool:
+        try:
+            request = urllib.request.Request(self.url + "/bucket", method="PUT")
+            urllib.request.urlopen(request, timeout=5).close()
+        except OSError:
+            return False
+        return True
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    with S3(free_port()) as server:
+        yield server.url
+
+
+@pytest.fixture(params=["folder", "s3"])
+def blobs(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Blobs:
+    if request.param == "folder":
+        return Blobs(tmp_path / "blobs")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", request.getfixturevalue("s3"))
+    for name, value in (
+        ("AWS_ACCESS_KEY_ID", "x"),
+        ("AWS_SECRET_ACCESS_KEY", "x"),
+        ("AWS_DEFAULT_REGION", "us-east-1"),
+    ):
+        monkeypatch.setenv(name, value)
+    return Blobs(f"s3://bucket/{time.time_ns()}")
+
+
+def test_what_was_put_is_read_by_its_hash(blobs: Blobs) -> None:
+    reference = blobs.put(b"hello")
+    assert reference == f"sha256:{hashlib.sha256(b'hello').hexdigest()}"
+    assert blobs.put(b"hello") == reference
+    assert blobs.read(reference, 5) == b"hello"
+
+
+def test_what_is_not_there_or_too_large(blobs: Blobs) -> None:
+    with pytest.raises(InputUnavailable, match="no such blob"):
+        blobs.read("sha256:" + "0" * 64, 5)
+    reference = blobs.put(b"hello")
+    with pytest.raises(InputTooLarge, match="5 bytes"):
+        blobs.read(reference, 4)
+
+
+def test_old_blobs_are_swept_unless_somebody_refers_to_them(blobs: Blobs) -> None:
+    kept, gone = blobs.put(b"kept"), blobs.put(b"gone!")
+    assert blobs.sweep(DAY, ()) == (0, 0)
+    assert blobs.sweep(-DAY, {kept}) == (1, 5)
+    assert blobs.read(kept, 10) == b"kept"
+    with pytest.raises(InputUnavailable):
+        blobs.read(gone, 10)
+
+
+def test_a_damaged_blob_is_not_handed_out(tmp_path: Path) -> None:
+    blobs = Blobs(tmp_path)
+    reference = blobs.put(b"hello")
+    next(tmp_path.glob("*/*")).write_bytes(b"jello")
+    with pytest.raises(InputUnavailable, match="damaged"):
+        blobs.read(reference, 5)
+
+
+def test_putting_again_makes_a_blob_new(tmp_path: Path) -> None:
+    blobs = Blobs(tmp_path)
+    blobs.put(b"hello")
+    path = next(tmp_path.glob("*/*"))
+    os.utime(path, (0, 0))
+    blobs.put(b"hello")
+    assert blobs.sweep(DAY, ()) == (0, 0)
+
+
+def test_an_unknown_kind_of_url_says_what_to_do() -> None:
+    with pytest.raises(LocalError, match="BLOB_DIR=nope://x"):
+        Blobs("nope://x")

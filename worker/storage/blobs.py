@@ -1,0 +1,105 @@
+"""Bytes by the sha256 of themselves: in a folder, or wherever fsspec has a file system for (`s3://bucket/prefix`)."""
+
+import hashlib
+import secrets
+import time
+from collections.abc import Container
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from worker.errors import InputTooLarge, InputUnavailable, LocalError
+
+_LOCAL = ("file", "local")
+
+
+class Blobs:
+    """Blocking: for a thread.
+
+    Args:
+        where: a folder, made when the first blob is put, or a URL.
+
+    Raises:
+        LocalError: no file system is installed for that kind of URL.
+    """
+
+    def __init__(self, where: str | Path) -> None:
+        try:
+            self._files: Any
+            self._files, self._root = fsspec.core.url_to_fs(str(where))
+        except (ImportError, ValueError) as error:
+            raise LocalError(f"BLOB_DIR={where}: {error}. For s3://: pip install 'kc-worker[s3]'.") from None
+        self._is_local = any(name in _LOCAL for name in self._files.protocol)
+
+    def put(self, data: bytes) -> str:
+        """Keep bytes and return their reference, `sha256:<hex>`; the same ones are kept once, and new again.
+
+        Raises:
+            InputUnavailable: the store does not take them now.
+        """
+        digest = hashlib.sha256(data).hexdigest()
+        target = self._path(digest)
+        try:
+            if not self._is_local:
+                self._files.pipe_file(target, data)  # whole or not at all
+            elif self._files.exists(target):
+                self._files.touch(target, truncate=False)
+            else:
+                self._files.makedirs(target.rpartition("/")[0], exist_ok=True)
+                draft = f"{target}-{secrets.token_hex(4)}"
+                self._files.pipe_file(draft, data)
+                self._files.mv(draft, target)
+        except OSError as error:
+            raise InputUnavailable(f"The blob store does not take an input: {error}.") from None
+        return f"sha256:{digest}"
+
+    def read(self, reference: str, most_bytes: int) -> bytes:
+        """The bytes of a reference.
+
+        Raises:
+            InputTooLarge: there are more than `most_bytes`.
+            InputUnavailable: there are none, or they are damaged.
+        """
+        digest = reference.removeprefix("sha256:")
+        path = self._path(digest)
+        try:
+            size = int(self._files.size(path) or 0)
+            if size > most_bytes:
+                raise InputTooLarge(f"{reference} has {size:,} bytes, the limit is {most_bytes:,}.")
+            data: bytes = self._files.cat_file(path)
+        except FileNotFoundError:
+            raise InputUnavailable(f"{reference!r} cannot be read: there is no such blob.") from None
+        except OSError as error:
+            raise InputUnavailable(f"{reference!r} cannot be read: {error}.") from None
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise InputUnavailable(f"{reference} is damaged: its bytes have another hash.", "Send it again.")
+        return data
+
+    def sweep(self, older_than_s: float, kept: Container[str], *, dry_run: bool = False) -> tuple[int, int]:
+        """Remove blobs that were last put so long ago and that nobody refers to.
+
+        Args:
+            older_than_s: seconds.
+            kept: references that are needed.
+            dry_run: only count them.
+
+        Returns:
+            How many, and their bytes.
+        """
+        removed = size = 0
+        limit = time.time() - older_than_s
+        found: dict[str, dict[str, Any]] = self._files.find(self._root, detail=True)
+        for path, about in found.items():
+            changed: Any = about.get("mtime") or about.get("LastModified") or about.get("created") or 0
+            at = changed.timestamp() if isinstance(changed, datetime) else float(changed)
+            digest = path.rpartition("/")[2].partition("-")[0]
+            if at < limit and f"sha256:{digest}" not in kept:
+                if not dry_run:
+                    self._files.rm_file(path)
+                removed, size = removed + 1, size + int(about.get("size") or 0)
+        return removed, size
+
+    def _path(self, digest: str) -> str:
+        return f"{self._root}/{digest[:2]}/{digest}"
