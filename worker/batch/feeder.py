@@ -89,8 +89,8 @@ class Feeder:
         now = time.monotonic()
         waiting = [
             record
-            for record in await whole(lambda: list(self._records.unended_records()))
-            if record.id not in self._driven and self._not_before.get(record.id, now) <= now
+            for record in await whole(lambda: list(self._records.unended_records(but=self._driven)))
+            if self._not_before.get(record.id, now) <= now
         ]
         while waiting:
             # Those that are only to be ended do not wait for a place; of the others, his who has the fewest.

@@ -91,13 +91,13 @@ class Job:
                 case "finalizing":
                     await self._finish()
         except (FileNotFoundError, ForeignFile) as error:
-            await self._fail([Problem(0, "file_missing", str(error))], 1)
+            await self._fail([Problem(0, "file_missing", str(error))])
         return not self.record.ended
 
     async def _validate(self) -> None:
         report = await checked(self._source, self._most_lines, self._most_bytes)
         if report.wrong:
-            await self._fail(report.problems, report.wrong)
+            await self._fail(report.problems)
             return
         await self._save(
             status="in_progress", in_progress_at=self._now(), total=report.lines, model=report.model
@@ -164,12 +164,12 @@ class Job:
                 await self._save(status="completed", completed_at=now, **counts)
         await whole(self._records.close, self.record)
 
-    async def _fail(self, problems: Sequence[Problem], in_all: int) -> None:
+    async def _fail(self, problems: Sequence[Problem]) -> None:
         told = [
             {"code": one.code, "line": one.number or None, "message": one.message, "param": one.param}
             for one in problems
         ]
-        await self._save(status="failed", failed_at=self._now(), problems=told, problems_in_all=in_all)
+        await self._save(status="failed", failed_at=self._now(), problems=told)
         await whole(self._records.close, self.record)
 
     async def _show(self, answers: Answers) -> None:

@@ -18,8 +18,6 @@ from typing import IO
 from worker.errors import LocalError
 from worker.storage.files import write_whole
 
-_PIECE_BYTES = 1 << 20
-
 
 @dataclass(frozen=True, slots=True)
 class Note:
@@ -152,11 +150,8 @@ class Place:
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while piece := file.read(_PIECE_BYTES):
-            digest.update(piece)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Stopwatch:

@@ -10,21 +10,19 @@ A lock goes with its process, whatever ends that. Gateways on several machines s
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import re
-import secrets
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from worker.contracts.base import Json
-from worker.storage.files import write_whole
+from worker.storage.files import growing_id, home_of, write_whole
 
 Status = Literal[
     "validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"
@@ -58,7 +56,6 @@ class Record:
         input_tokens, output_tokens: of its answers.
         model: what its first line asks for.
         problems: what is wrong with its lines: {code, message, param, line}.
-        problems_in_all: with how many of them.
         giving_up: the code of what is not done, where it is not going to be.
     """
 
@@ -88,7 +85,6 @@ class Record:
     output_tokens: int = 0
     model: str = ""
     problems: list[Json] = field(default_factory=list)
-    problems_in_all: int = 0
     giving_up: str = ""
 
     @property
@@ -152,7 +148,7 @@ class Records:
 
     def new_id(self) -> str:
         """For a new batch."""
-        return f"batch_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+        return growing_id("batch_")
 
     def create(self, record: Record, lines: Path) -> None:
         """Hand a batch over to whoever drives them.
@@ -230,9 +226,11 @@ class Records:
             )
         return []
 
-    def unended_records(self) -> Iterator[Record]:
-        """Those batches themselves, the oldest first."""
+    def unended_records(self, but: Container[str] = ()) -> Iterator[Record]:
+        """Those batches themselves, without some, the oldest first."""
         for batch_id in self.unended():
+            if batch_id in but:
+                continue
             gate = self._folder / "open" / batch_id
             with contextlib.suppress(FileNotFoundError):  # it has ended meanwhile
                 if record := self.get(gate.read_text(), batch_id):
@@ -265,4 +263,4 @@ class Records:
         (self._home(record.owner) / f"{record.id}.cancel").unlink(missing_ok=True)
 
     def _home(self, owner: str) -> Path:
-        return self._folder / hashlib.sha256(owner.encode()).hexdigest()[:32]
+        return home_of(self._folder, owner)

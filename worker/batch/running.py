@@ -138,9 +138,10 @@ class Run:
             await self._send(list(self._under_way.values()), again=True)
 
     async def _fill(self) -> None:
-        while self._left is not None and len(self._under_way) < self._room and self._bytes < _MOST_BYTES:
-            wanted = min(_STEP, self._room - len(self._under_way))
-            some = await whole(_next, self._left, wanted, _MOST_BYTES - self._bytes)
+        while self._left is not None and (places := self._room - len(self._under_way)) > 0:
+            if (bytes_left := _MOST_BYTES - sum(line.size for line in self._under_way.values())) <= 0:
+                return
+            some = await whole(_next, self._left, min(_STEP, places), bytes_left)
             if not some:
                 self._left = None
                 return
@@ -201,10 +202,6 @@ class Run:
 
     def _task_id(self, line: Line) -> str:
         return line.task_id(self._batch, self._attempt, self._lost.get(line.number, 0))
-
-    @property
-    def _bytes(self) -> int:
-        return sum(line.size for line in self._under_way.values())
 
     def _undone(self) -> Iterator[Line | Problem]:
         return (one for one in self._source.lines() if one.number not in self._answers)

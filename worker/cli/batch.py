@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from worker.cli.options import content, pairs
+
 if TYPE_CHECKING:
     from worker.batch.checking import Report
     from worker.batch.lines import Source
@@ -33,10 +35,10 @@ def batch() -> None:
     """Files of requests: `run` one from here, `feed` those of the gateway."""
 
 
-def _template_text(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str:
+def _template_text(value: str) -> str:
     from worker.batch.rows import check_template
 
-    text = Path(value[1:]).read_text(encoding="utf-8") if value and value.startswith("@") else value or ""
+    text = content(value)
     try:
         check_template(text)
     except ValueError as error:
@@ -44,18 +46,8 @@ def _template_text(_context: click.Context, _parameter: click.Parameter, value: 
     return text
 
 
-def _pairs(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
-    """`key=value`; a value that is not JSON is a text with `{column}`s."""
-    arguments: dict[str, Any] = {}
-    for pair in values:
-        name, separator, value = pair.partition("=")
-        if not separator:
-            raise click.BadParameter(f"{pair!r} is not key=value")
-        try:
-            arguments[name] = json.loads(value)
-        except json.JSONDecodeError:
-            arguments[name] = _template_text(_context, _parameter, value)
-    return arguments
+def _template_option(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str:
+    return _template_text(value or "")
 
 
 @batch.command()
@@ -69,10 +61,15 @@ def _pairs(_context: click.Context, _parameter: click.Parameter, values: tuple[s
 @click.option("--check", "only_check", is_flag=True, help="Only say what is wrong with the lines.")
 @click.option("--skip-invalid", is_flag=True, help="Lines that are wrong go to the errors; do the others.")
 @click.option("--task", help="Who does the rows [llm.chat].")
-@click.option("--prompt", callback=_template_text, help="What to ask of a row, with {column}s; @FILE.")
-@click.option("--system", callback=_template_text, help="The system message, with {column}s; @FILE.")
+@click.option("--prompt", callback=_template_option, help="What to ask of a row, with {column}s; @FILE.")
+@click.option("--system", callback=_template_option, help="The system message, with {column}s; @FILE.")
 @click.option(
-    "--arg", "arguments", multiple=True, callback=_pairs, metavar="KEY=VALUE", help="Arguments for every row."
+    "--arg",
+    "arguments",
+    multiple=True,
+    callback=pairs(_template_text),
+    metavar="KEY=VALUE",
+    help="Arguments for every row.",
 )
 @click.option("--id-column", default="", help="Column of a row's custom_id [row-1, row-2 …].")
 @click.option(

@@ -2,11 +2,11 @@
 
 import asyncio
 import json
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from worker.cli.options import content, pairs
 
 if TYPE_CHECKING:
     from worker.producer import Producer, Sent
@@ -16,37 +16,13 @@ _TEXT_FIELD = {"llm.chat": "messages", "llm.embed": "input", "text.normalize": "
 _NO_WORKER_AFTER_S = 3.0
 
 
-def _content(value: str) -> str:
-    """`@file` is the content of that file, `@-` of standard input."""
-    if not value.startswith("@"):
-        return value
-    try:
-        return sys.stdin.read() if value == "@-" else Path(value[1:]).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise click.BadParameter(f"{value[1:]} cannot be read: {error}") from None
-
-
 def _json(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Any:
     if value is None:
         return None
     try:
-        return json.loads(_content(value))
+        return json.loads(content(value))
     except json.JSONDecodeError as error:
         raise click.BadParameter(f"is not JSON: {error}") from None
-
-
-def _pairs(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
-    """`key=value`; a value that is not JSON is a string."""
-    arguments = {}
-    for pair in values:
-        name, separator, value = pair.partition("=")
-        if not separator:
-            raise click.BadParameter(f"{pair!r} is not key=value")
-        try:
-            arguments[name] = json.loads(value)
-        except json.JSONDecodeError:
-            arguments[name] = value
-    return arguments
 
 
 @click.command()
@@ -56,7 +32,7 @@ def _pairs(_context: click.Context, _parameter: click.Parameter, values: tuple[s
 @click.option("--text-file", metavar="FILE", help="The text from a file; - is standard input.")
 @click.option("--schema", callback=_json, metavar="JSON|@FILE", help="JSON Schema of the answer.")
 @click.option(
-    "--arg", "arguments", multiple=True, callback=_pairs, metavar="KEY=VALUE", help="More arguments."
+    "--arg", "arguments", multiple=True, callback=pairs(), metavar="KEY=VALUE", help="More arguments."
 )
 @click.option(
     "--queue",
@@ -91,7 +67,7 @@ def run(
     Ctrl-C cancels the task. Exit status 1: it failed; the reason is on stderr.
     """  # noqa: D301  # click wants the character
     if text_file is not None:
-        text = _content(f"@{text_file}")
+        text = content(f"@{text_file}")
     if text is not None:
         field = _TEXT_FIELD.get(name, "text")
         arguments[field] = [{"role": "user", "content": text}] if field == "messages" else text

@@ -270,27 +270,30 @@ class _Convoy:
 
 async def persist(ask: Callable[[], Awaitable[T]]) -> T:
     """Ask Redis until it answers: what became of a task is held until it is written."""
+
+    def tell(failures: int, error: Exception) -> None:
+        if failures in {1, 10} or failures % 100 == 0:
+            logger.warning("An outcome is held until Redis takes it (attempt %d): %s", failures, error)
+
+    return await stubbornly(ask, tell)
+
+
+def _tell_once(failures: int, error: Exception) -> None:
+    if failures == 10:
+        logger.warning("Redis is away (%s); trying again.", error)
+
+
+async def stubbornly(
+    ask: Callable[[], Awaitable[T]], tell: Callable[[int, Exception], None] = _tell_once
+) -> T:
+    """Ask Redis until it answers; `tell` is called with each failure and how many there were."""
     failures = 0
     while True:
         try:
             return await ask()
         except (RedisError, OSError) as error:
             failures += 1
-            if failures in {1, 10} or failures % 100 == 0:
-                logger.warning("An outcome is held until Redis takes it (attempt %d): %s", failures, error)
-        await asyncio.sleep(retry_wait_s(failures))
-
-
-async def stubbornly(ask: Callable[[], Awaitable[T]]) -> T:
-    """Ask Redis until it answers, for those who have nothing else to do meanwhile."""
-    failures = 0
-    while True:
-        try:
-            return await ask()
-        except (RedisError, OSError) as error:
-            failures += 1
-            if failures == 10:
-                logger.warning("Redis is away (%s); trying again.", error)
+            tell(failures, error)
         await asyncio.sleep(retry_wait_s(failures))
 
 

@@ -14,7 +14,7 @@ from worker.contracts.openai import task_of
 from worker.errors import InvalidTask
 from worker.gateway.answers import ApiError, documented, not_found, of_task_error
 from worker.gateway.desk import CallerOf, DeskOf, JsonOf
-from worker.gateway.files import expiry, page
+from worker.gateway.files import page, ttl_of
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"])
 
@@ -143,7 +143,7 @@ async def create(desk: DeskOf, caller: CallerOf, body: JsonOf) -> Any:
             param="input_file_id",
         )
     now, ttl = int(time.time()), asked.output_expires_after
-    output_ttl_s = None if ttl is None else expiry(ttl.anchor, ttl.seconds, now) - now
+    output_ttl_s = None if ttl is None else ttl_of(ttl.anchor, ttl.seconds)
     record = Record(
         id=desk.records.new_id(),
         owner=caller.name,

@@ -186,8 +186,8 @@ def page(
     }  # fmt: skip
 
 
-def expiry(anchor: object, seconds: object, created_at: float) -> int:
-    """When something expires, Unix seconds.
+def ttl_of(anchor: object, seconds: object) -> int:
+    """Seconds something is kept for.
 
     Raises:
         ApiError: naming the field that is wrong.
@@ -201,7 +201,7 @@ def expiry(anchor: object, seconds: object, created_at: float) -> int:
             f"`expires_after.seconds` has to be {_LEAST_TTL_S} to {_MOST_TTL_S}.",
             param="expires_after.seconds",
         )
-    return int(created_at) + int(text)
+    return int(text)
 
 
 def _read(form: FormData) -> tuple[UploadFile, int | None]:
@@ -218,7 +218,7 @@ def _read(form: FormData) -> tuple[UploadFile, int | None]:
     anchor, seconds = form.get("expires_after[anchor]"), form.get("expires_after[seconds]")
     if anchor is None and seconds is None:
         return file, None
-    return file, expiry(anchor, seconds, time.time())
+    return file, int(time.time()) + ttl_of(anchor, seconds)
 
 
 def _skipped_to(items: Iterator[Any], item_id: str) -> bool:

@@ -87,7 +87,7 @@ class FileStore:
 
     def new_id(self) -> str:
         """An id for a file that is written by somebody else, to where `path` says, and published then."""
-        return f"file-{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+        return growing_id("file-")
 
     def path(self, owner: str, file_id: str) -> Path:
         """Where the bytes of a file are; the id has to be one of ours."""
@@ -158,10 +158,20 @@ class FileStore:
         card.with_suffix(".data").unlink(missing_ok=True)
 
     def _home(self, owner: str) -> Path:
-        return self._folder / hashlib.sha256(owner.encode()).hexdigest()[:32]
+        return home_of(self._folder, owner)
 
     def _card(self, owner: str, file_id: str) -> Path:
         return self._home(owner) / f"{file_id}.json"
+
+
+def growing_id(prefix: str) -> str:
+    """A new id: 32 hexadecimal digits that grow with time."""
+    return f"{prefix}{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+
+
+def home_of(folder: Path, owner: str) -> Path:
+    """The folder of an owner, whatever his name."""
+    return folder / hashlib.sha256(owner.encode()).hexdigest()[:32]
 
 
 def write_whole(target: Path, text: str) -> None:

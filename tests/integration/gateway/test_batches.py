@@ -1,5 +1,6 @@
 """OpenAI's Batch API by the official client: create, poll, download, cancel, expire."""
 
+import contextlib
 import json
 import re
 import time
@@ -286,8 +287,9 @@ def test_no_worker_no_harm(open_gateway: GatewayFactory, fresh_redis: LocalRedis
 def feeder_of(gateway: LocalGateway) -> psutil.Process:
     give_up = time.monotonic() + 20
     while time.monotonic() < give_up:
-        for child in psutil.Process(gateway.pid).children(recursive=True):
-            if "feed" in child.cmdline():
-                return child
+        with contextlib.suppress(psutil.Error):  # one that was killed just now says nothing of itself
+            for child in psutil.Process(gateway.pid).children(recursive=True):
+                if "feed" in child.cmdline():
+                    return child
         time.sleep(0.05)
     raise AssertionError("there is none")

@@ -1,0 +1,37 @@
+"""How options are read that several commands have."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+def content(value: str) -> str:
+    """`@file` is the content of that file, `@-` of standard input."""
+    if not value.startswith("@"):
+        return value
+    try:
+        return sys.stdin.read() if value == "@-" else Path(value[1:]).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.BadParameter(f"{value[1:]} cannot be read: {error}") from None
+
+
+def pairs(text: Callable[[str], str] = str) -> Callable[..., dict[str, Any]]:
+    """A callback for `key=value` options; a value that is not JSON is read by `text`."""
+
+    def read(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
+        arguments: dict[str, Any] = {}
+        for pair in values:
+            name, separator, value = pair.partition("=")
+            if not separator:
+                raise click.BadParameter(f"{pair!r} is not key=value")
+            try:
+                arguments[name] = json.loads(value)
+            except json.JSONDecodeError:
+                arguments[name] = text(value)
+        return arguments
+
+    return read
