@@ -64,8 +64,9 @@ bench-quick: install ## The short form, under 3 minutes; results on the screen o
 lock: install ## Resolve the dependencies again: requirements.lock, docker/worker.lock, bench/*.lock
 	@$(BIN)/python -m uv pip compile --quiet pyproject.toml --all-extras --universal --generate-hashes \
 		--no-annotate --no-header --python-version 3.11 --upgrade -o requirements.lock
-	@$(BIN)/python -m uv pip compile --quiet pyproject.toml --extra models --extra gateway --extra s3 --universal --generate-hashes \
-		--no-annotate --no-header --python-version 3.11 --constraint requirements.lock -o docker/worker.lock
+	@$(BIN)/python -m uv pip compile --quiet pyproject.toml --extra models --extra gateway --extra s3 --extra ocr \
+		--extra postgresql --extra rdf --universal --generate-hashes --no-annotate --no-header --python-version 3.11 \
+		--constraint requirements.lock -o docker/worker.lock
 	@for group in arq peers; do \
 		$(BIN)/python -m uv pip compile --quiet --group bench-$$group --universal --generate-hashes --no-annotate \
 			--no-header --python-version 3.11 --upgrade -o bench/$$group.lock || exit 1; \
