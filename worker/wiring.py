@@ -22,7 +22,7 @@ LOOK_AHEAD, SPARE_TASKS = 1.5, 4
 #: Tasks a process holds while no server is ready.
 PARKED = 16
 #: CPUs for each process that reads pages, the most of those, and bytes of addresses each may use.
-_CPUS_A_READER, _MOST_READERS, _READER_BYTES = 4, 4, 6 * 2**30
+_CPUS_A_READER, _MOST_READERS, _READER_BYTES = 4, 4, 4 * 2**30
 
 
 def build_backend(chosen: Settings) -> Backend:
@@ -53,7 +53,7 @@ def build_readers(chosen: Settings) -> Readers:
     """The processes that read pages; for one event loop."""
     cpus, wanted = len(os.sched_getaffinity(0)), chosen.documents.ocr_processes
     processes = min(_MOST_READERS, max(1, cpus // _CPUS_A_READER)) if wanted == "auto" else wanted
-    return Readers(processes, min(_CPUS_A_READER, max(1, cpus // processes)), _READER_BYTES)
+    return Readers(processes, min(_CPUS_A_READER, max(1, cpus // processes)), _READER_BYTES, chosen.documents.max_document_pages)
 
 
 def build_deliveries(

@@ -1,6 +1,8 @@
 """What producers send and get back, one file a task family."""
 
 from worker.contracts.base import TaskArguments
+from worker.contracts.image import AnalyzeArguments
+from worker.contracts.document import OcrArguments
 from worker.contracts.llm import ChatArguments, EmbedArguments, ExtractArguments
 from worker.contracts.text import KeywordsArguments, NormalizeArguments, SummarizeArguments
 
@@ -9,7 +11,9 @@ CONTRACTS: dict[str, type[TaskArguments]] = {
     "llm.chat": ChatArguments,
     "llm.embed": EmbedArguments,
     "llm.extract": ExtractArguments,
+    "document.ocr": OcrArguments,
     "text.summarize": SummarizeArguments,
     "text.keywords": KeywordsArguments,
     "text.normalize": NormalizeArguments,
+    "image.analyze": AnalyzeArguments,
 }

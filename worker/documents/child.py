@@ -128,6 +128,8 @@ def _answer(child: Child, request: Json) -> Answer:
             "message": str(error),
             "hint": "",
         }, b""  # it ends with its hint
+    except ImportError as error:
+        return {"error": "ImportError", "message": f"This worker cannot read scans: {error}."}, b""
     except MemoryError:
         return {"error": "MemoryError", "message": "It takes more memory than a page may."}, b""
     except Exception as error:  # noqa: BLE001 - whatever a library makes of a page is about that page

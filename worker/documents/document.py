@@ -49,6 +49,21 @@ class Document:
         said, data = await self._ask("render", page=page, dpi=dpi, longest_side=longest_side)
         return data, int(said["width"]), int(said["height"])
 
+    async def read(self, page: int, mode: Literal["auto", "text", "ocr"], dpi: float) -> Json:
+        """A page read, as `reading` has it.
+
+        Args:
+            page: which.
+            mode: by its text layer, by OCR, or by the first where that is real and by the other where not.
+            dpi: dots an inch in which OCR looks at it, where it is measured in points.
+
+        Raises:
+            InputTooLarge, InputUnavailable: it has too many pixels, or is broken.
+            PageFailed: it could not be read.
+        """
+        said, _ = await self._ask("read", page=page, mode=mode, dpi=dpi)
+        return said
+
     async def _ask(self, op: str, **arguments: object) -> tuple[Json, bytes]:
         return await self.readers.ask(
             op, PAGE_TIMEOUT_S, {**_file(self.path, self.name, self.most_pixels), **arguments}

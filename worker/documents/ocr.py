@@ -65,10 +65,12 @@ class Ocr:
         threads: to compute with.
 
     Raises:
-        ImportError: RapidOCR is not installed.
+        ImportError: RapidOCR is not installed, or not with its models.
     """
 
     def __init__(self, threads: int) -> None:
+        if missing := [name for name, there in models().items() if not there]:
+            raise ImportError(f"{', '.join(missing)} are missing; pip install 'kc-worker[ocr]'")
         import rapidocr
 
         folder = Path(rapidocr.__file__).parent / "models"
