@@ -51,9 +51,10 @@ def build_texts(chosen: Settings) -> Texts:
 
 def build_readers(chosen: Settings) -> Readers:
     """The processes that read pages; for one event loop."""
-    cpus, wanted = len(os.sched_getaffinity(0)), chosen.documents.ocr_processes
+    cpus, wanted = os.cpu_count() or 1, chosen.documents.ocr_processes
     processes = min(_MOST_READERS, max(1, cpus // _CPUS_A_READER)) if wanted == "auto" else wanted
-    return Readers(processes, min(_CPUS_A_READER, max(1, cpus // processes)), _READER_BYTES, chosen.documents.max_document_pages)
+    threads = min(_CPUS_A_READER, max(1, cpus // processes))
+    return Readers(processes, threads, _READER_BYTES, chosen.documents.max_document_pages)
 
 
 def build_deliveries(

@@ -1,8 +1,8 @@
 """What producers send and get back, one file a task family."""
 
 from worker.contracts.base import TaskArguments
-from worker.contracts.image import AnalyzeArguments
 from worker.contracts.document import OcrArguments
+from worker.contracts.image import AnalyzeArguments
 from worker.contracts.llm import ChatArguments, EmbedArguments, ExtractArguments
 from worker.contracts.text import KeywordsArguments, NormalizeArguments, SummarizeArguments
 

@@ -28,7 +28,7 @@ class OcrArguments(Sampling):
     """
 
     document: Input
-    pages: str | Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1, max_length=1000)] | None = None
+    pages: str | Annotated[list[int], Field(min_length=1, max_length=1000)] | None = None
     mode: OcrMode = "auto"
     language: Language = "auto"
     dpi: int = Field(default=200, ge=72, le=600)

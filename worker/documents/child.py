@@ -56,7 +56,9 @@ class Child:
         """A page as PNG, at `dpi` and no longer than `longest_side`."""
         sheets = self._sheets(path, name, most_pixels)
         picture = sheets.picture(page, dpi, longest_side)
-        return {"width": picture.width, "height": picture.height}, png(picture)
+        size = sheets.size(page)
+        unit = "pt" if isinstance(sheets, Pdf) else "px"
+        return {"width": picture.width, "height": picture.height, "size": size, "unit": unit}, png(picture)
 
     def read(self, path: str, name: str, most_pixels: int, page: int, mode: Mode, dpi: float) -> Answer:
         """A page as `reading` has it: by its text layer where that is real, by OCR where not."""

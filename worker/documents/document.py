@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import tempfile
 from collections.abc import AsyncIterator
@@ -17,12 +18,30 @@ LOOK_TIMEOUT_S, PAGE_TIMEOUT_S = 60.0, 120.0
 
 
 @dataclass(frozen=True, slots=True)
+class Sheet:
+    """A page as a picture.
+
+    Attributes:
+        png: the picture.
+        pixels: its width and height.
+        size: width and height of the page, in `unit`.
+        unit: points, or pixels of the picture it was.
+    """
+
+    png: bytes
+    pixels: tuple[int, int]
+    size: tuple[float, float]
+    unit: Literal["pt", "px"]
+
+
+@dataclass(frozen=True, slots=True)
 class Document:
     """A PDF, or a picture with one page or more. Pages count from 1.
 
     Attributes:
         readers: who reads it.
         path: where it lies while it is read.
+        digest: sha256 of its bytes.
         name: in messages.
         most_pixels: a page may have when it is looked at.
         count: pages.
@@ -31,23 +50,21 @@ class Document:
 
     readers: Readers
     path: Path
+    digest: str
     name: str
     most_pixels: int
     count: int
     kind: Literal["pdf", "picture"]
 
-    async def picture(self, page: int, dpi: float, longest_side: int) -> tuple[bytes, int, int]:
-        """A page as PNG, at most `dpi` where it is measured in points, and no longer than `longest_side`.
-
-        Returns:
-            PNG, width and height in pixels.
+    async def picture(self, page: int, dpi: float, longest_side: int) -> Sheet:
+        """A page as a picture, in `dpi` where it is measured in points, and no longer than `longest_side`.
 
         Raises:
             InputTooLarge, InputUnavailable: it has too many pixels, or is broken.
             PageFailed: it could not be looked at.
         """
         said, data = await self._ask("render", page=page, dpi=dpi, longest_side=longest_side)
-        return data, int(said["width"]), int(said["height"])
+        return Sheet(data, (said["width"], said["height"]), tuple(said["size"]), said["unit"])
 
     async def read(self, page: int, mode: Literal["auto", "text", "ocr"], dpi: float) -> Json:
         """A page read, as `reading` has it.
@@ -84,10 +101,11 @@ async def opened(readers: Readers, data: bytes, name: str, most_pixels: int) -> 
         InputTooLarge, InputUnavailable: it is no document, broken, encrypted, empty, or has too many pixels.
         PageFailed: whoever opens it dies of it.
     """
-    path = await asyncio.to_thread(_kept, data)
+    path, digest = await asyncio.to_thread(_kept, data)
+    del data
     try:
         said, _ = await readers.ask("look", LOOK_TIMEOUT_S, _file(path, name, most_pixels))
-        yield Document(readers, path, name, most_pixels, said["pages"], said["kind"])
+        yield Document(readers, path, digest, name, most_pixels, said["pages"], said["kind"])
     finally:
         path.unlink(missing_ok=True)
 
@@ -96,8 +114,9 @@ def _file(path: Path, name: str, most_pixels: int) -> Json:
     return {"path": str(path), "name": name, "most_pixels": most_pixels}
 
 
-def _kept(data: bytes) -> Path:
+def _kept(data: bytes) -> tuple[Path, str]:
+    """A file with these bytes, and their sha256."""
     handle, path = tempfile.mkstemp(prefix="kc-document-")
     with os.fdopen(handle, "wb") as file:
         file.write(data)
-    return Path(path)
+    return Path(path), hashlib.sha256(data).hexdigest()

@@ -67,6 +67,10 @@ class Pictures:
             upright.thumbnail((longest_side, longest_side), Image.Resampling.LANCZOS)
         return upright
 
+    def size(self, page: int) -> tuple[int, int]:
+        """Width and height of a page."""
+        return self.picture(page).size
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()

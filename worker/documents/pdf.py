@@ -72,6 +72,15 @@ class Pdf:
         finally:
             opened.close()
 
+    def size(self, page: int) -> tuple[float, float]:
+        """Width and height of a page."""
+        opened = self.open(page)
+        try:
+            width, height = opened.get_size()
+            return round(width, 2), round(height, 2)
+        finally:
+            opened.close()
+
     def text(self, page: int) -> TextLayer:
         """The text layer of a page.
 
