@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from worker.backends.base import Backend, BackendOptions, Json
 from worker.backends.registry import create_backend
 from worker.delivery.deliveries import Deliveries, DeliveryOptions
+from worker.documents.ocr import models
 from worker.documents.pictures import Look
 from worker.documents.readers import Readers
 from worker.settings import Settings, settings
@@ -69,13 +70,14 @@ def build_deliveries(
             tasks run in other processes.
         tasks: names of those it can do.
     """
+    known = {"tasks": tasks, "ocr": models()}
 
     def report() -> Json:
         if backend is None:
-            return {"tasks": tasks}
+            return known
         load = backend.load()
         return {
-            "tasks": tasks,
+            **known,
             "slots": sum(server.limit for server in load),
             "models": sorted({name for server in load for name in server.models}),
             "running": sum(server.in_flight for server in load),

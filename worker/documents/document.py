@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from worker.documents.readers import Readers
+from worker.documents.ocr import ENGINE, SAMPLE
+from worker.documents.readers import PageFailed, Readers
 from worker.documents.wire import Json
 
 #: Seconds a reader has to open a file, and for one page, its start included.
@@ -108,6 +109,18 @@ async def opened(readers: Readers, data: bytes, name: str, most_pixels: int) -> 
         yield Document(readers, path, digest, name, most_pixels, said["pages"], said["kind"])
     finally:
         path.unlink(missing_ok=True)
+
+
+async def warm_up(readers: Readers) -> str:
+    """Load OCR's models in one of the readers; what it then reads of a line that says `ocr.SAMPLE`.
+
+    Raises:
+        PageFailed: they are missing, or read something else.
+    """
+    said, _ = await readers.ask("warm", LOOK_TIMEOUT_S, {})
+    if said["read"] != SAMPLE:
+        raise PageFailed(f"The OCR models read {said['read']!r} where {SAMPLE!r} is written.", again=False)
+    return f"{ENGINE}: {SAMPLE}"
 
 
 def _file(path: Path, name: str, most_pixels: int) -> Json:

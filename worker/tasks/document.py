@@ -75,13 +75,13 @@ class _Read:
 
     Attributes:
         entry: of the result.
-        whole: all that is known of it, as JSON; b"" where it was not read.
+        whole: all that is known of it, as JSON.
         markdown: its text.
         error: why it was not read.
     """
 
     entry: Json
-    whole: bytes = b""
+    whole: bytes
     markdown: str = ""
     error: Exception | None = None
 
@@ -126,7 +126,8 @@ class _Reading:
         except (BackendUnavailable, DeadlineExceeded):
             raise
         except (TaskError, PageFailed) as error:
-            return _Read({**entry, "cached": False, "error": _reason(error)}, error=error)
+            entry |= {"cached": False, "error": _reason(error)}
+            return _Read(entry, json.dumps(entry, ensure_ascii=False).encode(), error=error)
         for name in ("source", "confidence", "characters", "width", "height", "unit"):
             entry[name] = said[name]
         whole = json.dumps({"page": number, **said}, ensure_ascii=False).encode()
@@ -226,7 +227,7 @@ async def _result(work: Work, document: Document, pages: list[_Read]) -> Json:
         work.note_model(ENGINE)
     markdown: str | Json = "\n\n".join(page.markdown for page in read if page.markdown)
     blobs = work.texts.inputs.blobs
-    whole = b'{"kind":"%s","pages":[%s]}' % (document.kind.encode(), b",".join(page.whole for page in read))
+    whole = b'{"kind":"%s","pages":[%s]}' % (document.kind.encode(), b",".join(page.whole for page in pages))
     reference = await asyncio.to_thread(blobs.put, whole)
     raw = str(markdown).encode()
     if len(raw) > MOST_MARKDOWN_BYTES:
