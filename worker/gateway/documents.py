@@ -1,4 +1,4 @@
-"""Documents over HTTP, as the OCR service answered: a PDF comes in, its Markdown and JSON are left as files."""
+"""Documents over HTTP: a PDF comes in, and its Markdown and JSON are left as files."""
 
 import asyncio
 import re
@@ -89,7 +89,7 @@ _FORM = {"requestBody": {"required": True, "content": {"multipart/form-data": {"
     "/pdf",
     response_model=DocumentRead,
     response_model_exclude_none=True,
-    responses=documented(403, 408, 409, 413, 415, 422, 429, 500, 502, 504, 507),
+    responses=documented(408, 409, 413, 415, 422, 429, 500, 502, 504, 507),
     openapi_extra=_FORM,
 )
 async def read_pdf(
