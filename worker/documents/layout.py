@@ -247,7 +247,7 @@ def _goes_on(group: Sequence[_Line], line: _Line, pitch: float, edge: float, dif
     if indented and not (is_item and len(group) == 1):
         return False
     # Who had room for one more word and did not write it began anew.
-    return edge - last.box[2] < line.first + 1.5 * line.size
+    return bool(_BROKEN.search(last.text)) or edge - last.box[2] < line.first + 1.5 * line.size
 
 
 def _block(group: Sequence[_Line], body: float, thresholds: Sequence[float]) -> Block:

@@ -152,8 +152,9 @@ def _chars(text: Any, numbers: Any, to: _To) -> Iterator[_Char]:
             char = "\n"
         elif char.isspace():
             char = " "
-        angle = math.degrees(pdfium.FPDFText_GetCharAngle(text, number))
-        off = min(angle % 360, 360 - angle % 360)
+        angle = pdfium.FPDFText_GetCharAngle(text, number)  # clockwise, on the page as it is written
+        (x0, y0), (x1, y1) = to(0, 0), to(math.cos(angle), -math.sin(angle))
+        off = abs(math.degrees(math.atan2(y1 - y0, x1 - x0)))
         yield _Char(char, _box(to, rect.left, rect.bottom, rect.right, rect.top), off < _LEVEL)
 
 
