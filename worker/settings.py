@@ -220,6 +220,19 @@ class StorageSettings(_Group):
         return entries
 
 
+class DocumentSettings(_Group):
+    """Documents that are read.
+
+    Attributes:
+        max_document_pages: most pages one task reads.
+        ocr_processes: processes that read pages, of one worker; "auto": one for every four CPUs, at most
+            four. Each takes about 600 MB once it has read a scanned page.
+    """
+
+    max_document_pages: int = Field(default=500, ge=1, le=1000)
+    ocr_processes: Literal["auto"] | Annotated[int, Field(ge=1, le=64)] = "auto"
+
+
 class ModelSettings(_Group):
     """Model downloads.
 
@@ -253,6 +266,8 @@ class GatewaySettings(_Group):
         gateway_max_waiting: tasks that may wait in one queue before callers are told to come back later;
             0: any number.
         gateway_body_timeout_s: seconds in which a request's body has to go on.
+        ocr_results: folder in which `POST /ocr/pdf` leaves what it read.
+        ocr_upload: where it and `kc-worker ocr` put a copy, s3://bucket/prefix; empty: nowhere.
     """
 
     gateway_host: str = "127.0.0.1"
@@ -261,6 +276,8 @@ class GatewaySettings(_Group):
     gateway_cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = ()
     gateway_max_waiting: int = Field(default=10_000, ge=0)
     gateway_body_timeout_s: float = Field(default=30, gt=0, le=3600)
+    ocr_results: Path = Path(".kc/ocr")
+    ocr_upload: str = Field(default="", pattern="^(s3://.+)?$")
 
 
 class BatchSettings(_Group):
@@ -282,7 +299,7 @@ class BatchSettings(_Group):
 
 GROUPS: tuple[type[_Group], ...] = (
     RedisSettings, BackendSettings, WorkerSettings, StorageSettings, ModelSettings, GatewaySettings,
-    BatchSettings,
+    BatchSettings, DocumentSettings,
 )  # fmt: skip
 
 
@@ -297,6 +314,7 @@ class Settings:
         models: model downloads.
         gateway: the HTTP gateway.
         batch: files and batches.
+        documents: documents that are read.
     """
 
     def __init__(self) -> None:
@@ -307,6 +325,7 @@ class Settings:
         self.models = ModelSettings()
         self.gateway = GatewaySettings()
         self.batch = BatchSettings()
+        self.documents = DocumentSettings()
 
     @classmethod
     def load(cls) -> Self:
@@ -355,7 +374,7 @@ def _refuse_misspelt() -> None:
             if name.upper() not in known and not name.startswith(("COMPOSE_", "DOCKER_")):
                 raise SettingsError(f"{ENV_FILE}: {name} is not a setting{_meant(name, known)}")
     for name in os.environ:
-        ours = name.startswith(("LLM_", "REDIS_", "WORKER_", "TASK_", "GATEWAY_", "BATCH_", "FETCH_"))
+        ours = name.startswith(("LLM_", "REDIS_", "WORKER_", "TASK_", "GATEWAY_", "BATCH_", "FETCH_", "OCR_"))
         if ours and name not in known and (meant := _meant(name, known)):
             raise SettingsError(f"{name} is not a setting{meant}")
 

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from worker.backends.base import Backend, BackendOptions, Json
 from worker.backends.registry import create_backend
 from worker.delivery.deliveries import Deliveries, DeliveryOptions
+from worker.documents.ocr import models
 from worker.documents.pictures import Look
+from worker.documents.readers import Readers
 from worker.settings import Settings, settings
 from worker.storage.blobs import Blobs
 from worker.storage.fetching import Allowed, Fetcher
@@ -20,6 +22,8 @@ from worker.storage.texts import Texts
 LOOK_AHEAD, SPARE_TASKS = 1.5, 4
 #: Tasks a process holds while no server is ready.
 PARKED = 16
+#: CPUs for each process that reads pages, the most of those, and bytes of addresses each may use.
+_CPUS_A_READER, _MOST_READERS, _READER_BYTES = 4, 4, 4 * 2**30
 
 
 def build_backend(chosen: Settings) -> Backend:
@@ -46,6 +50,14 @@ def build_texts(chosen: Settings) -> Texts:
     return Texts(inputs, group.max_text_bytes)
 
 
+def build_readers(chosen: Settings) -> Readers:
+    """The processes that read pages; for one event loop."""
+    cpus, wanted = os.cpu_count() or 1, chosen.documents.ocr_processes
+    processes = min(_MOST_READERS, max(1, cpus // _CPUS_A_READER)) if wanted == "auto" else wanted
+    threads = min(_CPUS_A_READER, max(1, cpus // processes))
+    return Readers(processes, threads, _READER_BYTES, chosen.documents.max_document_pages)
+
+
 def build_deliveries(
     chosen: Settings, loop: asyncio.AbstractEventLoop, backend: Backend | None, tasks: Sequence[str]
 ) -> Deliveries:
@@ -58,13 +70,14 @@ def build_deliveries(
             tasks run in other processes.
         tasks: names of those it can do.
     """
+    known = {"tasks": tasks, "ocr": models()}
 
     def report() -> Json:
         if backend is None:
-            return {"tasks": tasks}
+            return known
         load = backend.load()
         return {
-            "tasks": tasks,
+            **known,
             "slots": sum(server.limit for server in load),
             "models": sorted({name for server in load for name in server.models}),
             "running": sum(server.in_flight for server in load),
@@ -104,6 +117,7 @@ class Runtime:
     backend: Backend
     texts: Texts
     look: Look
+    readers: Readers
 
 
 _runtimes: dict[int, Runtime] = {}
@@ -115,5 +129,7 @@ def runtime() -> Runtime:
     if pid not in _runtimes:
         chosen = settings()
         look = Look(chosen.storage.max_image_pixels, chosen.storage.image_longest_side)
-        _runtimes[pid] = Runtime(chosen, build_backend(chosen), build_texts(chosen), look)
+        _runtimes[pid] = Runtime(
+            chosen, build_backend(chosen), build_texts(chosen), look, build_readers(chosen)
+        )
     return _runtimes[pid]

@@ -1,6 +1,7 @@
 """What producers send and get back, one file a task family."""
 
 from worker.contracts.base import TaskArguments
+from worker.contracts.document import OcrArguments
 from worker.contracts.image import AnalyzeArguments
 from worker.contracts.llm import ChatArguments, EmbedArguments, ExtractArguments
 from worker.contracts.text import KeywordsArguments, NormalizeArguments, SummarizeArguments
@@ -10,6 +11,7 @@ CONTRACTS: dict[str, type[TaskArguments]] = {
     "llm.chat": ChatArguments,
     "llm.embed": EmbedArguments,
     "llm.extract": ExtractArguments,
+    "document.ocr": OcrArguments,
     "text.summarize": SummarizeArguments,
     "text.keywords": KeywordsArguments,
     "text.normalize": NormalizeArguments,
