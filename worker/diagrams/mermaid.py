@@ -83,7 +83,7 @@ def _escaped(text: str) -> str:
     """With entity codes for what Mermaid, Markdown or HTML would take for themselves."""
 
     def code(found: re.Match[str]) -> str:
-        return f"#{ord(found[0])};"
+        return f"#{ord(found[0])};" if ord(found[0]) < 0x80 else found[0]
 
     return _TELLING.sub(code, text).replace("\n", "<br>")
 

@@ -12,7 +12,8 @@ SHAPES = (
     "action|actor|agent|artifact|boundary|card|circle|cloud|collections|component|control|database|entity|file|"
     "folder|frame|hexagon|label|node|package|person|process|queue|rectangle|stack|storage|usecase"
 )
-_SHAPE_OF: dict[Kind, str] = {"start": "circle", "task": "rectangle", "decision": "hexagon", "end": "circle"}
+_SHAPE_OF: dict[Kind, str] = {"start": "usecase", "task": "rectangle", "decision": "hexagon", "end": "usecase"}
+_KIND_OF: dict[str, Kind | None] = {"hexagon": "decision", "circle": None, "usecase": None}
 _KINDS: dict[str, Kind] = {"start": "start", "task": "task", "decision": "decision", "end": "end"}
 
 _NODE = re.compile(
@@ -128,7 +129,7 @@ class _Reader:
         node.text = label_of(title)
         node.role = self.inside[-1] if self.inside else ""
         node.kind = (
-            "decision" if found["shape"] == "hexagon" else None if found["shape"] == "circle" else "task"
+            _KIND_OF.get(found["shape"], "task")
         )
         for mark in re.findall(r"<<\s*(\w+)\s*>>", found["marks"]):
             node.kind = _KINDS.get(mark, node.kind)

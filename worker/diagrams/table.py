@@ -28,7 +28,7 @@ def write(process: Process, language: str = "en") -> str:
 def _ways(arrows: tuple[Arrow, ...], number: int) -> str:
     if len(arrows) < 2 and all(arrow.to == number + 1 and not arrow.condition for arrow in arrows):
         return ""
-    return ", ".join(f"{_cell(arrow.condition)} → {arrow.to}".strip() for arrow in arrows)
+    return "; ".join(f"{_cell(arrow.condition)} → {arrow.to}".strip() for arrow in arrows)
 
 
 def _cell(text: str) -> str:
