@@ -186,6 +186,10 @@ class StorageSettings(_Group):
         input_dirs: folders `{"path": …}` inputs may be in, comma-separated; empty allows none.
         max_text_bytes: most bytes of one text, however it arrives.
         max_message_bytes: most bytes of one task message in Redis.
+        max_input_bytes: most bytes of one picture or document, however it arrives.
+        max_image_pixels: most pixels of one picture as it arrives.
+        image_longest_side: pixels of the longer side of a picture as a model gets it; larger ones are made
+            smaller. More pixels are more tokens.
         fetch_allow: hosts, addresses and networks that `{"url": …}` inputs may come from although they are
             not public, comma-separated.
         fetch_timeout_s: seconds in which such an input has to be there.
@@ -195,6 +199,9 @@ class StorageSettings(_Group):
     input_dirs: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split)] = ()
     max_text_bytes: int = Field(default=8 * 1024 * 1024, ge=1024)
     max_message_bytes: int = Field(default=256 * 1024, ge=1024)
+    max_input_bytes: int = Field(default=32 * 1024 * 1024, ge=1024)
+    max_image_pixels: int = Field(default=50_000_000, ge=1024)
+    image_longest_side: int = Field(default=1024, ge=64, le=8192)
     fetch_allow: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = ()
     fetch_timeout_s: float = Field(default=30, gt=0, le=3600)
 
