@@ -145,6 +145,7 @@ class CatalogueTask(Task):  # type: ignore[type-arg]
                     lane=(request.delivery_info or {}).get("routing_key") or "default",
                 ),
                 texts=shared.texts,
+                look=shared.look,
                 progress=progress,
                 queue_s=queue_s,
                 on_chunk=None if stream is None else stream.add,

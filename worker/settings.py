@@ -186,6 +186,10 @@ class StorageSettings(_Group):
         input_dirs: folders `{"path": …}` inputs may be in, comma-separated; empty allows none.
         max_text_bytes: most bytes of one text, however it arrives.
         max_message_bytes: most bytes of one task message in Redis.
+        max_input_bytes: most bytes of one picture or document, however it arrives.
+        max_image_pixels: most pixels of one picture as it arrives.
+        image_longest_side: pixels of the longer side of a picture as a model gets it; larger ones are made
+            smaller. More pixels are more tokens.
         fetch_allow: hosts, addresses and networks that `{"url": …}` inputs may come from although they are
             not public, comma-separated.
         fetch_timeout_s: seconds in which such an input has to be there.
@@ -195,6 +199,9 @@ class StorageSettings(_Group):
     input_dirs: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split)] = ()
     max_text_bytes: int = Field(default=8 * 1024 * 1024, ge=1024)
     max_message_bytes: int = Field(default=256 * 1024, ge=1024)
+    max_input_bytes: int = Field(default=32 * 1024 * 1024, ge=1024)
+    max_image_pixels: int = Field(default=50_000_000, ge=1024)
+    image_longest_side: int = Field(default=1024, ge=64, le=8192)
     fetch_allow: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = ()
     fetch_timeout_s: float = Field(default=30, gt=0, le=3600)
 
@@ -270,9 +277,27 @@ class BatchSettings(_Group):
     batch_in_flight: Literal["auto"] | Annotated[int, Field(ge=1, le=100_000)] = "auto"
 
 
+class DatabaseSettings(_Group):
+    """What is remembered in SQL.
+
+    Attributes:
+        database_url: sqlite:///FILE (sqlite:////FILE from the root) or postgresql://USER:PASSWORD@HOST:PORT/NAME;
+            workers, gateways and commands share it.
+    """
+
+    database_url: SecretStr = SecretStr("sqlite:///.kc/kc.db")
+
+    @field_validator("database_url")
+    @classmethod
+    def _known_database(cls, value: SecretStr) -> SecretStr:
+        if urlsplit(value.get_secret_value()).scheme not in {"sqlite", "postgresql"}:
+            raise ValueError("must start with sqlite:/// or postgresql://")
+        return value
+
+
 GROUPS: tuple[type[_Group], ...] = (
     RedisSettings, BackendSettings, WorkerSettings, StorageSettings, ModelSettings, GatewaySettings,
-    BatchSettings,
+    BatchSettings, DatabaseSettings,
 )  # fmt: skip
 
 
@@ -287,6 +312,7 @@ class Settings:
         models: model downloads.
         gateway: the HTTP gateway.
         batch: files and batches.
+        database: what is remembered in SQL.
     """
 
     def __init__(self) -> None:
@@ -297,6 +323,7 @@ class Settings:
         self.models = ModelSettings()
         self.gateway = GatewaySettings()
         self.batch = BatchSettings()
+        self.database = DatabaseSettings()
 
     @classmethod
     def load(cls) -> Self:
@@ -345,7 +372,9 @@ def _refuse_misspelt() -> None:
             if name.upper() not in known and not name.startswith(("COMPOSE_", "DOCKER_")):
                 raise SettingsError(f"{ENV_FILE}: {name} is not a setting{_meant(name, known)}")
     for name in os.environ:
-        ours = name.startswith(("LLM_", "REDIS_", "WORKER_", "TASK_", "GATEWAY_", "BATCH_", "FETCH_"))
+        ours = name.startswith(
+            ("LLM_", "REDIS_", "WORKER_", "TASK_", "GATEWAY_", "BATCH_", "FETCH_", "DATABASE_")
+        )
         if ours and name not in known and (meant := _meant(name, known)):
             raise SettingsError(f"{name} is not a setting{meant}")
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from worker.backends.base import Backend, BackendOptions, Json
 from worker.backends.registry import create_backend
 from worker.delivery.deliveries import Deliveries, DeliveryOptions
+from worker.documents.pictures import Look
 from worker.settings import Settings, settings
 from worker.storage.blobs import Blobs
 from worker.storage.fetching import Allowed, Fetcher
@@ -41,7 +42,8 @@ def build_texts(chosen: Settings) -> Texts:
     """Where texts by reference are kept and read; for one event loop."""
     group = chosen.storage
     fetcher = Fetcher(Allowed.of(group.fetch_allow), group.fetch_timeout_s)
-    return Texts(Inputs(Blobs(group.blob_dir), group.input_dirs, fetcher), group.max_text_bytes)
+    inputs = Inputs(Blobs(group.blob_dir), group.input_dirs, fetcher, group.max_input_bytes)
+    return Texts(inputs, group.max_text_bytes)
 
 
 def build_deliveries(
@@ -101,6 +103,7 @@ class Runtime:
     settings: Settings
     backend: Backend
     texts: Texts
+    look: Look
 
 
 _runtimes: dict[int, Runtime] = {}
@@ -111,5 +114,6 @@ def runtime() -> Runtime:
     pid = os.getpid()
     if pid not in _runtimes:
         chosen = settings()
-        _runtimes[pid] = Runtime(chosen, build_backend(chosen), build_texts(chosen))
+        look = Look(chosen.storage.max_image_pixels, chosen.storage.image_longest_side)
+        _runtimes[pid] = Runtime(chosen, build_backend(chosen), build_texts(chosen), look)
     return _runtimes[pid]

@@ -49,6 +49,7 @@ class Capabilities:
         structured: the strongest constrained decoding `response_format` accepts.
         embeddings: whether /v1/embeddings answers.
         tokenizer: whether the server counts tokens for us.
+        vision: whether the model sees pictures; None where the server does not say.
     """
 
     server: str
@@ -59,6 +60,7 @@ class Capabilities:
     structured: Structured
     embeddings: bool
     tokenizer: bool
+    vision: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -363,8 +363,14 @@ def weakest(found: Sequence[Capabilities]) -> Capabilities:
         context_length=min(lengths, default=None),
         structured=min((capabilities.structured for capabilities in found), key=_STRENGTH.index),
         embeddings=all(capabilities.embeddings for capabilities in found),
+        vision=_all_of([capabilities.vision for capabilities in found]),
         tokenizer=all(capabilities.tokenizer for capabilities in found),
     )
+
+
+def _all_of(answers: Sequence[bool | None]) -> bool | None:
+    """False where one is, else None where one is not known."""
+    return False if False in answers else None if None in answers else True
 
 
 _STRENGTH: list[Structured] = ["none", "json_object", "json_schema"]

@@ -96,6 +96,7 @@ class LlamaCpp:
             structured="json_schema",
             embeddings=False,
             tokenizer=True,
+            vision=bool((props.get("modalities") or {}).get("vision")),
         )
 
     async def _llama_cpp_python(self, client: OpenAIClient) -> Capabilities:
@@ -113,6 +114,8 @@ class LlamaCpp:
             structured="json_object" if known else "none",
             embeddings=False,
             tokenizer=known,
+            # With the chat templates of text models it writes a picture into the prompt as letters.
+            vision=False if known else None,
         )
 
 

@@ -9,6 +9,8 @@ GET /_seen?after=99. POST /_state {"loading": true} makes it answer as a server 
 
 import argparse
 import asyncio
+import base64
+import io
 import itertools
 import json
 import re
@@ -20,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from aiohttp import web
+from PIL import Image
 
 from worker.backends.base import Json
 from worker.backends.scripted_faults import Fault, commit
@@ -29,6 +32,8 @@ ScriptedKind = Literal["llamacpp", "llama-cpp-python", "vllm"]
 
 #: In so many steps an answer of a server that degrades follows how many are worked on beside it.
 _STEPS = 8
+#: Of one picture.
+PICTURE_TOKENS = 64
 _TOKENS = re.compile(r"\s*(?:\w+|[^\w\s])")
 
 
@@ -44,6 +49,7 @@ class Scripted:
         degrades_past: beyond so many at once all get slower, so that together they bring less; 0: never.
         context_length: most tokens of prompt and answer; prompts over it are refused.
         embeddings: whether it embeds.
+        vision: whether it takes pictures; it opens them, and counts 64 tokens for each.
         model: its only model.
         loading: whether it answers as if its model were not loaded yet.
         faults: what to do instead of answering, first come first served.
@@ -57,6 +63,7 @@ class Scripted:
     degrades_past: int = 0
     context_length: int = 4096
     embeddings: bool = True
+    vision: bool = False
     model: str = "scripted"
     loading: bool = False
     faults: deque[Fault] = field(default_factory=deque)
@@ -205,7 +212,10 @@ class Scripted:
 
     async def _props(self, _: web.Request) -> web.Response:
         settings = {"n_ctx": self.context_length}
-        return web.json_response({"default_generation_settings": settings, "total_slots": self.slots})
+        modalities = {"vision": self.vision, "audio": False}
+        return web.json_response(
+            {"default_generation_settings": settings, "total_slots": self.slots, "modalities": modalities}
+        )
 
     async def _show_slots(self, _: web.Request) -> web.Response:
         return web.json_response([{"id": 0, "is_processing": self.working > 0}])
@@ -257,11 +267,19 @@ class Scripted:
         messages = body.get("messages")
         if not isinstance(messages, list):
             return self._error(400, "Expected 'messages' to be an array", "invalid_request_error")
-        text = "\n".join(str(message.get("content") or "") for message in messages)
-        prompt_tokens = len(_TOKENS.findall(text))
+        pictures = [url for message in messages for url in _pictures(message)]
+        if pictures and not self.vision:
+            return self._error(500, "image input is not supported", "server_error")
+        try:
+            for url in pictures:
+                _open(url)
+        except (OSError, ValueError):
+            return self._error(400, "Failed to load image or audio file", "invalid_request_error")
+        text = "\n".join(map(_text, messages))
+        prompt_tokens = len(_TOKENS.findall(text)) + PICTURE_TOKENS * len(pictures)
         if prompt_tokens >= self.context_length:
             return self._context_exceeded(prompt_tokens, stream=bool(body.get("stream")))
-        content = str(messages[-1].get("content") or "") if messages else ""
+        content = _text(messages[-1]) if messages else ""
         return await self._reply(request, body, {"content": content}, prompt_tokens)
 
     async def _reply(
@@ -371,6 +389,31 @@ class Scripted:
             await asyncio.sleep(seconds / _STEPS * max(1.0, self.working / self.degrades_past) ** 2)
 
 
+def _text(message: Json) -> str:
+    """What a message says; of several parts, their texts."""
+    content = message.get("content")
+    if isinstance(content, list):
+        return "\n".join(part.get("text", "") for part in content)
+    return str(content or "")
+
+
+def _pictures(message: Json) -> list[str]:
+    """URLs of the pictures in a message."""
+    content = message.get("content")
+    parts = content if isinstance(content, list) else []
+    return [part["image_url"]["url"] for part in parts if part.get("type") == "image_url"]
+
+
+def _open(url: str) -> None:
+    """Read a picture to its end.
+
+    Raises:
+        OSError, ValueError: it is none, or not in base64.
+    """
+    with Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2], validate=True))) as picture:
+        picture.load()
+
+
 def main() -> None:
     """Serve until interrupted."""
     parser = argparse.ArgumentParser(prog="python -m worker.backends.scripted", description=__doc__)
@@ -381,6 +424,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64, help="most tokens of an answer")
     parser.add_argument("--slots", type=int, default=256, help="requests worked on at once")
     parser.add_argument("--context", type=int, default=4096, help="context length, tokens")
+    parser.add_argument("--vision", type=int, default=0, help="1: it takes pictures")
     parser.add_argument("--degrades-past", type=int, default=0, help="beyond so many at once all get slower")
     parser.add_argument("--keep", type=int, default=10_000, help="requests remembered")
     parser.add_argument("--bodies", type=int, default=1, help="0: they are remembered without their bodies")
@@ -395,6 +439,7 @@ def main() -> None:
             slots=given.slots,
             degrades_past=given.degrades_past,
             context_length=given.context,
+            vision=bool(given.vision),
             memory=Memory(given.keep, bodies=bool(given.bodies), record=given.record),
         )
         await server.start(given.port, given.host)

@@ -21,24 +21,27 @@ class Inputs:
         blobs: those by content hash.
         folders: those a path may be in.
         fetcher: of those by URL.
+        most_bytes: of one input, where its reader allows no fewer.
     """
 
     blobs: Blobs
     folders: tuple[Path, ...]
     fetcher: Fetcher
+    most_bytes: int = 32 * 1024 * 1024
 
-    async def read(self, given: Input, field: str, most_bytes: int) -> bytes:
+    async def read(self, given: Input, field: str, most_bytes: int | None = None) -> bytes:
         """The bytes of an input.
 
         Args:
             given: by value or by reference.
             field: of the task, for messages.
-            most_bytes: it may have.
+            most_bytes: it may have; None: the limit of all.
 
         Raises:
             InvalidTask: it is not base64.
             InputTooLarge, InputUnavailable, ForbiddenInput: it is too long, not there, or not to be opened.
         """
+        most_bytes = self.most_bytes if most_bytes is None else most_bytes
         if given.url is not None:
             return await self.fetcher.fetch(given.url, most_bytes)
         if given.path is not None:

@@ -4,6 +4,7 @@ A task is one `async def body(work, arguments) -> dict`, registered under its pu
 It knows nothing of Celery, Redis or HTTP.
 """
 
+import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -12,7 +13,8 @@ from typing import Any
 
 from worker.backends.assembly import pieces_of
 from worker.backends.base import Backend, CallContext, Capabilities, Chunk, Json, OnChunk, Reply
-from worker.contracts.base import Meta, Options, TaskArguments, TextInput
+from worker.contracts.base import Input, Meta, Options, TaskArguments, TextInput
+from worker.documents.pictures import Look, Picture, read_picture
 from worker.errors import DeadlineExceeded, InvalidTask
 from worker.storage.texts import Texts
 
@@ -28,6 +30,7 @@ class Work:
         backend: the model servers.
         call: this task's id, lane and deadline, handed to every backend call.
         texts: where referenced texts are read.
+        look: how much of a picture is looked at.
         progress: tells the producer how far the task is.
         queue_s: seconds the task waited in the queue; None where the producer did not say when it was sent.
         on_chunk: where streamed output goes; None where nobody looks.
@@ -36,6 +39,7 @@ class Work:
     backend: Backend
     call: CallContext
     texts: Texts
+    look: Look
     progress: Progress
     queue_s: float | None = None
     on_chunk: OnChunk | None = None
@@ -72,6 +76,24 @@ class Work:
             self.texts.check_size(len(text.encode()))
             return text
         return await self.texts.read(text)
+
+    async def bytes(self, given: Input, field: str) -> bytes:
+        """A picture or document, within the limit of inputs.
+
+        Raises:
+            InvalidTask, InputTooLarge, InputUnavailable, ForbiddenInput: as `Inputs.read` says.
+        """
+        return await self.texts.inputs.read(given, field)
+
+    async def picture(self, given: Input, field: str) -> Picture:
+        """A picture, as a model is shown it.
+
+        Raises:
+            InvalidTask, ForbiddenInput: as `Inputs.read` says.
+            InputTooLarge, InputUnavailable: as it and `read_picture` say.
+        """
+        data = await self.bytes(given, field)
+        return await asyncio.to_thread(read_picture, data, f"`{field}`", self.look)
 
     def meta(self) -> Meta:
         """The `meta` of the result: the sums over all calls, the first call's TTFT, the last one's ending."""

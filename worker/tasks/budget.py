@@ -12,6 +12,9 @@ ASSUMED_CONTEXT = 2048
 #: Tokens a chat template may add around the messages: roles, a default system prompt, the date.
 TEMPLATE_TOKENS = 96
 
+#: Tokens of a picture of 1,024 x 1,024 with patches of 28 pixels; most models take fewer.
+PICTURE_TOKENS = 1400
+
 #: Tokens of the markers around a text.
 _MARKER_TOKENS = 16
 
@@ -27,7 +30,8 @@ async def answer_room(work: Work, messages: Sequence[Json], wanted: int, context
     """
     text = "\n".join(_text_of(message) for message in messages)
     context = context_length or ASSUMED_CONTEXT
-    overhead = TEMPLATE_TOKENS + 8 * len(messages)
+    pictures = sum(map(_pictures_of, messages))
+    overhead = TEMPLATE_TOKENS + 8 * len(messages) + PICTURE_TOKENS * pictures
     # No tokenizer makes more tokens than the text has bytes: most prompts need not be counted.
     if len(text.encode()) + overhead + wanted <= context:
         return wanted
@@ -35,7 +39,7 @@ async def answer_room(work: Work, messages: Sequence[Json], wanted: int, context
     left = context - prompt - overhead
     if left >= _SMALLEST_ANSWER:
         return min(wanted, left)
-    if context_length is None:
+    if context_length is None or pictures:
         return wanted  # only the server knows whether it fits
     raise ContextLengthExceeded(f"The prompt has about {prompt:,} tokens, the model's context {context:,}.")
 
@@ -46,6 +50,11 @@ def _text_of(message: Json) -> str:
     if isinstance(content, list):
         return "\n".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
     return str(content or "")
+
+
+def _pictures_of(message: Json) -> int:
+    content = message.get("content")
+    return sum(part.get("type") == "image_url" for part in content) if isinstance(content, list) else 0
 
 
 async def text_budget(work: Work, instructions: str, answer_tokens: int, context: int) -> int:

@@ -315,6 +315,7 @@ class TestReadiness:
             structured,
             embeddings=True,
             tokenizer=True,
+            vision=None if kind == "vllm" else False,
         )
         assert counts == [3, 0]
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from worker.backends.base import CallContext, Capabilities, Json, OnChunk, Readiness, Reply
+from worker.documents.pictures import Look
 from worker.storage.blobs import Blobs
 from worker.storage.fetching import Allowed, Fetcher
 from worker.storage.inputs import Inputs
@@ -125,6 +126,7 @@ class Runner:
                 Inputs(Blobs(self._folder / "blobs"), (self._folder,), Fetcher(Allowed.of(()), 5)),
                 8 * 1024 * 1024,
             ),
+            look=Look(),
             progress=progress,
         )
         return await run(entry, entry.contract.parse(arguments), work)

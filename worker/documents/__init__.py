@@ -1,0 +1,1 @@
+"""Pictures and documents as bytes, within limits; knows no model."""
