@@ -217,6 +217,19 @@ class StorageSettings(_Group):
         return entries
 
 
+class DocumentSettings(_Group):
+    """Documents that are read.
+
+    Attributes:
+        max_document_pages: most pages one task reads.
+        ocr_processes: processes that read pages, of one worker; "auto": one for every four CPUs, at most
+            four. Each takes about 600 MB once it has read a scanned page.
+    """
+
+    max_document_pages: int = Field(default=500, ge=1, le=1000)
+    ocr_processes: Literal["auto"] | Annotated[int, Field(ge=1, le=64)] = "auto"
+
+
 class ModelSettings(_Group):
     """Model downloads.
 
@@ -250,6 +263,8 @@ class GatewaySettings(_Group):
         gateway_max_waiting: tasks that may wait in one queue before callers are told to come back later;
             0: any number.
         gateway_body_timeout_s: seconds in which a request's body has to go on.
+        ocr_results: folder in which `POST /ocr/pdf` leaves what it read.
+        ocr_upload: where it and `kc-worker ocr` put a copy, s3://bucket/prefix; empty: nowhere.
     """
 
     gateway_host: str = "127.0.0.1"
@@ -258,6 +273,8 @@ class GatewaySettings(_Group):
     gateway_cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = ()
     gateway_max_waiting: int = Field(default=10_000, ge=0)
     gateway_body_timeout_s: float = Field(default=30, gt=0, le=3600)
+    ocr_results: Path = Path(".kc/ocr")
+    ocr_upload: str = Field(default="", pattern="^(s3://.+)?$")
 
 
 class BatchSettings(_Group):
@@ -297,7 +314,7 @@ class DatabaseSettings(_Group):
 
 GROUPS: tuple[type[_Group], ...] = (
     RedisSettings, BackendSettings, WorkerSettings, StorageSettings, ModelSettings, GatewaySettings,
-    BatchSettings, DatabaseSettings,
+    BatchSettings, DatabaseSettings, DocumentSettings,
 )  # fmt: skip
 
 
@@ -313,6 +330,7 @@ class Settings:
         gateway: the HTTP gateway.
         batch: files and batches.
         database: what is remembered in SQL.
+        documents: documents that are read.
     """
 
     def __init__(self) -> None:
@@ -324,6 +342,7 @@ class Settings:
         self.gateway = GatewaySettings()
         self.batch = BatchSettings()
         self.database = DatabaseSettings()
+        self.documents = DocumentSettings()
 
     @classmethod
     def load(cls) -> Self:
@@ -375,6 +394,7 @@ def _refuse_misspelt() -> None:
         ours = name.startswith(
             ("LLM_", "REDIS_", "WORKER_", "TASK_", "GATEWAY_", "BATCH_", "FETCH_", "DATABASE_")
         )
+        ours = name.startswith(("LLM_", "REDIS_", "WORKER_", "TASK_", "GATEWAY_", "BATCH_", "FETCH_", "OCR_"))
         if ours and name not in known and (meant := _meant(name, known)):
             raise SettingsError(f"{name} is not a setting{meant}")
 

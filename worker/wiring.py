@@ -10,6 +10,7 @@ from worker.backends.base import Backend, BackendOptions, Json
 from worker.backends.registry import create_backend
 from worker.delivery.deliveries import Deliveries, DeliveryOptions
 from worker.documents.pictures import Look
+from worker.documents.readers import Readers
 from worker.settings import Settings, settings
 from worker.storage.blobs import Blobs
 from worker.storage.fetching import Allowed, Fetcher
@@ -20,6 +21,8 @@ from worker.storage.texts import Texts
 LOOK_AHEAD, SPARE_TASKS = 1.5, 4
 #: Tasks a process holds while no server is ready.
 PARKED = 16
+#: CPUs for each process that reads pages, the most of those, and bytes of addresses each may use.
+_CPUS_A_READER, _MOST_READERS, _READER_BYTES = 4, 4, 6 * 2**30
 
 
 def build_backend(chosen: Settings) -> Backend:
@@ -44,6 +47,13 @@ def build_texts(chosen: Settings) -> Texts:
     fetcher = Fetcher(Allowed.of(group.fetch_allow), group.fetch_timeout_s)
     inputs = Inputs(Blobs(group.blob_dir), group.input_dirs, fetcher, group.max_input_bytes)
     return Texts(inputs, group.max_text_bytes)
+
+
+def build_readers(chosen: Settings) -> Readers:
+    """The processes that read pages; for one event loop."""
+    cpus, wanted = len(os.sched_getaffinity(0)), chosen.documents.ocr_processes
+    processes = min(_MOST_READERS, max(1, cpus // _CPUS_A_READER)) if wanted == "auto" else wanted
+    return Readers(processes, min(_CPUS_A_READER, max(1, cpus // processes)), _READER_BYTES)
 
 
 def build_deliveries(
@@ -104,6 +114,7 @@ class Runtime:
     backend: Backend
     texts: Texts
     look: Look
+    readers: Readers
 
 
 _runtimes: dict[int, Runtime] = {}
@@ -115,5 +126,7 @@ def runtime() -> Runtime:
     if pid not in _runtimes:
         chosen = settings()
         look = Look(chosen.storage.max_image_pixels, chosen.storage.image_longest_side)
-        _runtimes[pid] = Runtime(chosen, build_backend(chosen), build_texts(chosen), look)
+        _runtimes[pid] = Runtime(
+            chosen, build_backend(chosen), build_texts(chosen), look, build_readers(chosen)
+        )
     return _runtimes[pid]

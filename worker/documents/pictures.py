@@ -15,7 +15,7 @@ FORMATS = {
 }  # fmt: skip
 _JPEG_QUALITY = 90
 
-#: Pillow's own limit cannot be told how many pixels somebody allows; ours is asked before pixels are unpacked.
+#: Pillow's own limit is not the one that is set here; that is asked before pixels are unpacked.
 Image.MAX_IMAGE_PIXELS = None
 
 

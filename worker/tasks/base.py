@@ -15,6 +15,7 @@ from worker.backends.assembly import pieces_of
 from worker.backends.base import Backend, CallContext, Capabilities, Chunk, Json, OnChunk, Reply
 from worker.contracts.base import Input, Meta, Options, TaskArguments, TextInput
 from worker.documents.pictures import Look, Picture, read_picture
+from worker.documents.readers import Readers
 from worker.errors import DeadlineExceeded, InvalidTask
 from worker.storage.texts import Texts
 
@@ -31,6 +32,7 @@ class Work:
         call: this task's id, lane and deadline, handed to every backend call.
         texts: where referenced texts are read.
         look: how much of a picture is looked at.
+        readers: processes that read pages.
         progress: tells the producer how far the task is.
         queue_s: seconds the task waited in the queue; None where the producer did not say when it was sent.
         on_chunk: where streamed output goes; None where nobody looks.
@@ -40,6 +42,7 @@ class Work:
     call: CallContext
     texts: Texts
     look: Look
+    readers: Readers
     progress: Progress
     queue_s: float | None = None
     on_chunk: OnChunk | None = None

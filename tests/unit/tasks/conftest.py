@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import re
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 
 from worker.backends.base import CallContext, Capabilities, Json, OnChunk, Readiness, Reply
 from worker.documents.pictures import Look
+from worker.documents.readers import Readers
 from worker.storage.blobs import Blobs
 from worker.storage.fetching import Allowed, Fetcher
 from worker.storage.inputs import Inputs
@@ -111,6 +112,7 @@ class Runner:
         self._folder = folder
         self._ids = itertools.count()
         self.progress: list[tuple[int, int, str]] = []
+        self.readers = Readers(1, 2, 6 * 2**30)
 
     async def __call__(
         self, backend: Any, name: str, /, deadline: float | None = None, **arguments: Any
@@ -127,14 +129,17 @@ class Runner:
                 8 * 1024 * 1024,
             ),
             look=Look(),
+            readers=self.readers,
             progress=progress,
         )
         return await run(entry, entry.contract.parse(arguments), work)
 
 
 @pytest.fixture
-def run_task(tmp_path: Path) -> Runner:
-    return Runner(tmp_path)
+def run_task(tmp_path: Path) -> Iterator[Runner]:
+    runner = Runner(tmp_path)
+    yield runner
+    runner.readers.close()
 
 
 @pytest.fixture

@@ -1,0 +1,108 @@
+"""A process that reads pages: `python -m worker.documents.child THREADS MOST_MEMORY_BYTES`; see `wire`.
+
+It ends when whoever started it does, whatever ends that, also in the middle of a page.
+"""
+
+import contextlib
+import os
+import queue
+import resource
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from worker.documents.sheets import Sheets, open_sheets, png
+from worker.documents.wire import Json, receive, send
+from worker.errors import TaskError
+
+#: Documents kept open: those of so many tasks take turns without being opened for each page.
+_MOST_OPEN = 8
+
+Answer = tuple[Json, bytes]
+
+
+class Child:
+    """What can be asked.
+
+    Args:
+        threads: to compute with.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._open: OrderedDict[tuple[str, int], Sheets] = OrderedDict()
+        self.operations: dict[str, Callable[..., Answer]] = {"look": self.look, "render": self.render}
+
+    def look(self, path: str, name: str, most_pixels: int) -> Answer:
+        """How many pages there are, and what of: `pdf` or `picture`."""
+        sheets = self._sheets(path, name, most_pixels)
+        return {"pages": sheets.count, "kind": sheets.kind}, b""
+
+    def render(
+        self, path: str, name: str, most_pixels: int, page: int, dpi: float, longest_side: int | None = None
+    ) -> Answer:
+        """A page as PNG, at `dpi` and no longer than `longest_side`."""
+        sheets = self._sheets(path, name, most_pixels)
+        picture = sheets.picture(page, dpi, longest_side)
+        return {"width": picture.width, "height": picture.height}, png(picture)
+
+    def _sheets(self, path: str, name: str, most_pixels: int) -> Sheets:
+        key = (path, most_pixels)
+        if key not in self._open:
+            self._open[key] = open_sheets(Path(path), name, most_pixels)
+            if len(self._open) > _MOST_OPEN:
+                self._open.popitem(last=False)[1].close()
+        self._open.move_to_end(key)
+        return self._open[key]
+
+
+def main() -> None:
+    """Answer until nobody asks any more."""
+    threads, most_memory_bytes = map(int, sys.argv[1:])
+    _limit(most_memory_bytes)
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what libraries print is no answer
+    requests: queue.SimpleQueue[Json] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(sys.stdin.buffer, requests), daemon=True).start()
+    child = Child(threads)
+    while True:
+        request = requests.get()
+        send(out, *_answer(child, request))
+
+
+def _answer(child: Child, request: Json) -> Answer:
+    try:
+        return child.operations[request.pop("op")](**request)
+    except TaskError as error:
+        return {
+            "error": type(error).__name__,
+            "message": str(error),
+            "hint": "",
+        }, b""  # it ends with its hint
+    except MemoryError:
+        return {"error": "MemoryError", "message": "It takes more memory than a page may."}, b""
+    except Exception as error:  # noqa: BLE001 - whatever a library makes of a page is about that page
+        return {"error": type(error).__name__, "message": f"{type(error).__name__}: {error}"[:500]}, b""
+
+
+def _listen(stream: BinaryIO, requests: queue.SimpleQueue[Json]) -> None:
+    """Hand on what is asked; nobody waits for an answer any more when it ends."""
+    with contextlib.suppress(EOFError):
+        while True:
+            requests.put(receive(stream)[0])
+    os._exit(0)
+
+
+def _limit(most_memory_bytes: int) -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(ValueError, OSError):  # a lower limit is in force already
+        resource.setrlimit(resource.RLIMIT_AS, (most_memory_bytes, most_memory_bytes))
+    with contextlib.suppress(OSError):  # where memory runs out, this goes and not the worker
+        Path("/proc/self/oom_score_adj").write_text("500")
+
+
+if __name__ == "__main__":
+    main()

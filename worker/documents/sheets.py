@@ -1,0 +1,143 @@
+"""A file as pages that can be looked at; for the process that reads pages."""
+
+import io
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from worker.documents.pictures import FORMATS, what_it_is
+from worker.errors import InputTooLarge, InputUnavailable
+
+T = TypeVar("T")
+
+#: A PDF begins within these bytes (what comes before is somebody's mail header).
+_PDF_HEAD_BYTES = 1024
+#: Formats in which several frames are several pages, not an animation.
+_PAGED = {"TIFF"}
+#: What Pillow raises of broken files.
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, KeyError)
+
+
+class Sheets(Protocol):
+    """The pages of one file. Pages count from 1; errors name the file as `name` says.
+
+    Attributes:
+        kind: `pdf`, measured in points, or `picture`, measured in pixels.
+        count: pages.
+    """
+
+    kind: str
+    count: int
+
+    def picture(self, page: int, dpi: float, longest_side: int | None = None) -> Image.Image:
+        """A page, upright, RGB; where it is measured in points at `dpi`, and no longer than `longest_side`.
+
+        Raises:
+            InputTooLarge: it would have more pixels than it may.
+            InputUnavailable: it is broken.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close the file."""
+        ...
+
+
+def open_sheets(path: Path, name: str, most_pixels: int) -> Sheets:
+    """The pages of a file, whatever it is.
+
+    Args:
+        path: of the file.
+        name: in messages.
+        most_pixels: a page may have when it is looked at.
+
+    Raises:
+        InputUnavailable: it is nothing that has pages, is broken, or wants a password.
+        InputTooLarge: it is a picture with more pixels than it may have.
+    """
+    with path.open("rb") as file:
+        head = file.read(_PDF_HEAD_BYTES)
+    if not head:
+        raise InputUnavailable(f"{name} is empty.", "Send a PDF or a picture.")
+    if b"%PDF" in head:
+        from worker.documents.pdf import Pdf
+
+        return Pdf(path, name, most_pixels)
+    return Pictures(path, name, most_pixels)
+
+
+class Pictures:
+    """A picture; of a TIFF every frame is a page."""
+
+    kind = "picture"
+
+    def __init__(self, path: Path, name: str, most_pixels: int) -> None:
+        self._name, self._most_pixels = name, most_pixels
+        try:
+            self._file = _quietly(lambda: Image.open(path, formats=tuple(FORMATS)))
+            frames = int(getattr(self._file, "n_frames", 1))
+        except UnidentifiedImageError:
+            with path.open("rb") as file:
+                what = what_it_is(file.read(_PDF_HEAD_BYTES))
+            raise InputUnavailable(
+                f"{name} is {what}, neither a PDF nor a picture ({', '.join(FORMATS)}).",
+                "Send one of those.",
+            ) from None
+        except _BROKEN as error:
+            raise self._broken(error) from None
+        self.count = frames if self._file.format in _PAGED else 1
+        self._check(1)
+
+    def picture(self, page: int, dpi: float, longest_side: int | None = None) -> Image.Image:
+        """A page; see `Sheets`."""
+        try:
+            _quietly(lambda: self._file.seek(page - 1))
+            self._check(page)
+            upright = _quietly(lambda: ImageOps.exif_transpose(self._file))
+            if "A" in upright.getbands() or "transparency" in upright.info:
+                flat = Image.new("RGBA", upright.size, "white")
+                upright = Image.alpha_composite(flat, upright.convert("RGBA"))
+            upright = upright.convert("RGB")
+        except _BROKEN as error:
+            raise self._broken(error) from None
+        if longest_side is not None:
+            upright.thumbnail((longest_side, longest_side), Image.Resampling.LANCZOS)
+        return upright
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _check(self, page: int) -> None:
+        width, height = self._file.size
+        if width * height > self._most_pixels:
+            raise too_many_pixels(
+                f"Page {page} of {self._name}" if page > 1 else self._name,
+                self._file.size,
+                self._most_pixels,
+                "Make it smaller, or raise MAX_IMAGE_PIXELS on the worker.",
+            )
+
+    def _broken(self, error: Exception) -> InputUnavailable:
+        return InputUnavailable(f"{self._name} is a broken picture: {error}.", "Send it again, or as PNG.")
+
+
+def too_many_pixels(name: str, size: tuple[int, int], most_pixels: int, hint: str) -> InputTooLarge:
+    """The error for a page."""
+    return InputTooLarge(f"{name} has {size[0]:,} x {size[1]:,} pixels, the limit is {most_pixels:,}.", hint)
+
+
+def png(picture: Image.Image) -> bytes:
+    """A picture as PNG."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _quietly(do: Callable[[], T]) -> T:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what Pillow finds odd; the limits are ours
+        return do()

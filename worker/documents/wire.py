@@ -1,0 +1,34 @@
+"""How a process that reads pages is talked to: an object as JSON and some bytes, each after its length."""
+
+import json
+import struct
+from typing import Any, BinaryIO
+
+Json = dict[str, Any]
+
+_LENGTHS = struct.Struct(">II")
+
+
+def send(stream: BinaryIO, said: Json, data: bytes = b"") -> None:
+    """Write one message."""
+    head = json.dumps(said, ensure_ascii=False).encode("utf-8", "replace")
+    stream.write(_LENGTHS.pack(len(head), len(data)) + head + data)
+    stream.flush()
+
+
+def receive(stream: BinaryIO) -> tuple[Json, bytes]:
+    """Read one message.
+
+    Raises:
+        EOFError: the other side is gone.
+    """
+    head, data = _LENGTHS.unpack(_exactly(stream, _LENGTHS.size))
+    said: Json = json.loads(_exactly(stream, head))
+    return said, _exactly(stream, data)
+
+
+def _exactly(stream: BinaryIO, size: int) -> bytes:
+    found = stream.read(size)
+    if len(found) < size:
+        raise EOFError
+    return found
