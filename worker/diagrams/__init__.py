@@ -1,1 +1,1 @@
-"""Diagrams of processes: read from Mermaid, PlantUML, BPMN, drawio and JSON, and written again; knows no model."""
+"""Diagrams of processes as text: into steps, and out of them again; knows no model."""

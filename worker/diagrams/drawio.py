@@ -16,9 +16,7 @@ from worker.diagrams.words import plain
 #: Bytes of one page, unpacked.
 MOST_BYTES = 32 * 1024 * 1024
 _DECISION = re.compile(r"rhombus|decision|gateway")
-_ROUND = re.compile(
-    r"ellipse|terminator|start_[12]|shape=mxgraph\.bpmn\.(?:event|shape)|doubleEllipse|arcSize=50"
-)
+_ROUND = re.compile(r"ellipse|terminator|start_[12]|mxgraph\.bpmn\.(?:event|shape)|doubleEllipse|arcSize=50")
 _NO_STEP = re.compile(r"(?:^|;)(?:text|edgeLabel|image|line|shape=image)(?:;|=|$)")
 #: Levels of groups in each other.
 _MOST_DEPTH = 50
@@ -99,10 +97,15 @@ def _cells(model: Element) -> list[_Cell]:
             text = element.get("label") if element is not cell else cell.get("value")
             found.append(
                 _Cell(
-                    element.get("id", ""), plain(text or "").strip(), cell.get("style", ""), cell.get("parent", ""),
-                    cell.get("edge") == "1", cell.get("source", ""), cell.get("target", ""),
+                    id=element.get("id", ""),
+                    text=plain(text or "").strip(),
+                    style=cell.get("style", ""),
+                    parent=cell.get("parent", ""),
+                    is_arrow=cell.get("edge") == "1",
+                    source=cell.get("source", ""),
+                    target=cell.get("target", ""),
                 )
-            )  # fmt: skip
+            )
     return found
 
 
@@ -125,4 +128,4 @@ def _role(cell: _Cell, cells: dict[str, _Cell]) -> str:
         if parent.text:
             return parent.text
         cell = parent
-    raise NotUnderstood(f"it has more than {_MOST_DEPTH} groups in each other, or they go round in a circle")
+    raise NotUnderstood(f"it has more than {_MOST_DEPTH} groups in each other, or they are in a circle")

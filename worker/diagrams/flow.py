@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 
 from worker.diagrams.graph import Graph, Node
-from worker.diagrams.process import Kind, Process
+from worker.diagrams.process import MOST_ARROWS, Kind, Process
+from worker.errors import InputTooLarge
 
 #: Steps after which the story goes on, and on which condition.
 Ends = list[tuple[str, str]]
@@ -63,9 +64,14 @@ class Flow:
         self.ends = [] if kind == "end" else [(name, "")]
         return name
 
+    def _bounded(self) -> None:
+        if len(self.ends) > MOST_ARROWS:
+            raise InputTooLarge(f"The diagram has more than {MOST_ARROWS:,} arrows.", "Split it.")
+
     def when(self, condition: str) -> None:
         """What comes next does so on a condition."""
         self.ends = [(name, _both(before, condition)) for name, before in self.ends]
+        self._bounded()
 
     def open(self, kind: str) -> Block:
         """Open a block where the story stands."""
@@ -83,6 +89,7 @@ class Flow:
         """The block ends: the story goes on from every branch; with `passing`, also past all of them."""
         self.ends = [*block.ends, *self.ends, *(block.before if passing else ())]
         self.ends = list(dict.fromkeys([*self.ends, *block.leaving]))
+        self._bounded()
         self.waiting = [waiting for waiting in self.waiting if waiting is not block]
         self.blocks.pop()
 
@@ -93,7 +100,7 @@ class Flow:
 
     def process(self) -> Process:
         """The process that was told; errors as for `Graph.process`."""
-        return self.graph.process()
+        return self.graph.process(told=True)
 
 
 def _both(first: str, second: str) -> str:

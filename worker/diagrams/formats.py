@@ -18,13 +18,18 @@ Format = Literal["mermaid", "plantuml", "bpmn", "json"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 Source = Literal["mermaid", "plantuml", "bpmn", "drawio", "json"]
 
-MOST_BYTES = 4 * 1024 * 1024
+#: Bytes of a diagram, and characters of one line of it.
+MOST_BYTES, MOST_LINE = 4 * 1024 * 1024, 5_000
 _SUFFIXES: dict[str, Source] = {
     ".mmd": "mermaid", ".mermaid": "mermaid", ".puml": "plantuml", ".plantuml": "plantuml", ".pu": "plantuml",
-    ".iuml": "plantuml", ".wsd": "plantuml", ".bpmn": "bpmn", ".drawio": "drawio", ".dio": "drawio", ".json": "json",
+    ".iuml": "plantuml", ".wsd": "plantuml", ".bpmn": "bpmn", ".drawio": "drawio", ".dio": "drawio",
+    ".json": "json",
 }  # fmt: skip
+_SPACES = re.compile(r"[^\S\n]+")
 _ROOTS: dict[str, Source] = {"definitions": "bpmn", "mxfile": "drawio", "mxGraphModel": "drawio"}
-_ROOT = re.compile(rb"\A\s*(?:<\?.*?\?>|<!--.*?-->|<!DOCTYPE[^>\[]*>|\s)*<(?:[\w.-]+:)?(\w+)", re.DOTALL)
+_ROOT = re.compile(
+    rb"\A(?:<\?[^>]*>|<!--(?:(?!-->).)*-->|<!DOCTYPE[^>\[]*>|\s)*<(?:[\w.-]+:)?(\w+)", re.DOTALL
+)
 
 
 def source_of(data: bytes, file_name: str = "") -> Source | None:
@@ -91,7 +96,7 @@ def process_of(found: Any) -> Process:
     numbers = {row.get("number", place): place for place, row in enumerate(rows, 1)}
     if len(numbers) < len(rows):
         raise NotUnderstood("two steps have the same number")
-    return _checked([_step(row, place, len(rows), numbers) for place, row in enumerate(rows, 1)])
+    return Process.of([_step(row, place, len(rows), numbers) for place, row in enumerate(rows, 1)])
 
 
 def _step(row: dict[str, Any], place: int, count: int, numbers: dict[Any, int]) -> Step:
@@ -122,10 +127,6 @@ def _step(row: dict[str, Any], place: int, count: int, numbers: dict[Any, int]) 
     return Step(row["action"], row.get("role") or "", kind, tuple(arrows))
 
 
-def _checked(steps: list[Step]) -> Process:
-    return Process.of(steps)
-
-
 def _read_json(data: bytes, _page: int) -> Process:
     try:
         text = data.decode("utf-8-sig").strip()
@@ -140,7 +141,10 @@ def _text(data: bytes) -> str:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise NotUnderstood(f"it is not UTF-8 (byte {error.start})") from None
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    lines = _SPACES.sub(" ", text.replace("\r\n", "\n").replace("\r", "\n")).split("\n")
+    if wrong := next((number for number, line in enumerate(lines, 1) if len(line) > MOST_LINE), 0):
+        raise NotUnderstood(f"it has more than {MOST_LINE:,} characters", wrong)
+    return "\n".join(lines)
 
 
 def _xml(data: bytes, root: str) -> Element:

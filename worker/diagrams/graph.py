@@ -66,8 +66,30 @@ class Graph:
             raise InputTooLarge(f"The diagram has more than {MOST_ARROWS:,} arrows.", "Split it.")
         self.arrows.append((source, target, condition))
 
-    def process(self) -> Process:
+    def unfold(self, members: dict[str, list[str]]) -> None:
+        """What contains others is no step: arrows lead to the first, and from the last, of what is in it.
+
+        Args:
+            members: ids of what is in each.
+        """
+
+        def inner(name: str, place: int) -> str:
+            for _ in range(len(members)):
+                if not members.get(name):
+                    break
+                name = members[name][place]
+            return name
+
+        self.arrows = [(inner(source, -1), inner(target, 0), said) for source, target, said in self.arrows]
+        for name in members:
+            self.nodes.pop(name, None)
+        self.arrows = [arrow for arrow in self.arrows if arrow[0] in self.nodes and arrow[1] in self.nodes]
+
+    def process(self, *, told: bool = False) -> Process:
         """The process it draws.
+
+        Args:
+            told: the nodes are in order already.
 
         Raises:
             NotUnderstood: it has no steps.
@@ -75,7 +97,7 @@ class Graph:
         """
         self._settle_kinds()
         self._drop_joints()
-        order = self._numbered() or self._along_the_arrows()
+        order = list(self.nodes) if told else self._numbered() or self._along_the_arrows()
         if not order:
             raise NotUnderstood("there are no steps in it")
         number = {name: place for place, name in enumerate(order, 1)}
@@ -100,9 +122,9 @@ class Graph:
                     node.kind = "end"
 
     def _drop_joints(self) -> None:
-        """Nodes without a text that only join or split arrows are left out; their arrows are tied together."""
+        """Nodes without a text that only join or split arrows are left out, their arrows tied together."""
         for name, node in list(self.nodes.items()):
-            if node.text.strip() or node.kind in {"start", "end"}:
+            if node.text.strip():
                 continue
             inward = [arrow for arrow in self.arrows if arrow[1] == name and arrow[0] != name]
             onward = [arrow for arrow in self.arrows if arrow[0] == name and arrow[1] != name]
@@ -128,7 +150,7 @@ class Graph:
         return [numbers[number] for number in sorted(numbers)]
 
     def _along_the_arrows(self) -> list[str]:
-        """What comes before something is before it in the list, but for what leads back (reverse postorder)."""
+        """What leads to something is before it, but for what leads back (reverse postorder)."""
         onward: dict[str, list[str]] = {name: [] for name in self.nodes}
         targets = set()
         for source, target, _ in self.arrows:
@@ -136,7 +158,7 @@ class Graph:
             targets.add(target)
         order: list[str] = []
         seen: set[str] = set()
-        # From where nothing leads to, the last one first: what is left last is to be the first. Then the circles.
+        # Where nothing leads to, the last one first: what is left last comes first. Then the circles.
         for root in [name for name in self.nodes if name not in targets][::-1]:
             _visit(root, onward, seen, order)
         order.reverse()

@@ -5,9 +5,9 @@ import re
 from worker.diagrams import mermaid_flowchart, sequences, states
 from worker.diagrams.graph import NotUnderstood
 from worker.diagrams.process import Process
+from worker.diagrams.words import without
 
-_FRONT_MATTER = re.compile(r"\A\s*---\s*\n.*?\n\s*---\s*(?:\n|\Z)", re.DOTALL)
-_DIRECTIVE = re.compile(r"%%\{.*?\}%%", re.DOTALL)
+_FRONT_MATTER = re.compile(r"\A\s*---[ \t]*\n(?:.*\n)*?[ \t]*---[ \t]*(?:\n|\Z)")
 _COMMENT = re.compile(r"^[ \t]*%%.*$", re.MULTILINE)
 _HEADER = re.compile(r"\s*(flowchart(?:-elk)?|graph|sequenceDiagram|stateDiagram(?:-v2)?)\b")
 
@@ -90,6 +90,5 @@ def _escaped(text: str) -> str:
 
 def _bare(text: str) -> str:
     """Without front matter, directives and comments; every line keeps its number."""
-    for pattern in (_FRONT_MATTER, _DIRECTIVE, _COMMENT):
-        text = pattern.sub(lambda found: "\n" * found[0].count("\n"), text)
-    return text
+    text = _FRONT_MATTER.sub(lambda found: "\n" * found[0].count("\n"), text)
+    return _COMMENT.sub("", without(text, "%%{", "}%%"))

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass, field
 from itertools import product
 
-from worker.diagrams.graph import Graph, NotUnderstood
+from worker.diagrams.graph import Graph, Node, NotUnderstood
 from worker.diagrams.process import Kind, Process
 from worker.diagrams.words import plain
 
@@ -37,15 +37,16 @@ _LINK = re.compile(
     _HEAD + r"(?:--+(?:[>xo](?![\w])|>|-)|==+(?:[>xo](?!\w)|>|=)|-\.+-(?:[>xo](?!\w)|>)?|(~~~+))"
 )
 _TEXT_LINK = re.compile(
-    _HEAD
-    + r"(?:--(?![->])\s*(?P<a>.+?)\s*--+[>xo-]|==(?![=>])\s*(?P<b>.+?)\s*==+[>xo=]|-\.(?![-.])\s*(?P<c>.+?)\s*\.+-[>xo]?)"
+    _HEAD + r"(?:--(?![->])(?P<a>.+?)--+[>xo-]|==(?![=>])(?P<b>.+?)==+[>xo=]|-\.(?![-.])(?P<c>.+?)\.+-[>xo]?)"
 )
-_LABEL = re.compile(r'\|\s*(?:"([^"]*)"|([^|]*?))\s*\|', re.DOTALL)
+_LABEL = re.compile(r'\|\s*"([^"]*)"\s*\||\|([^|]*)\|')
 _QUOTED = re.compile(r'\s*"([^"]*)"\s*', re.DOTALL)
 _CLASS = re.compile(r":::([\w-]+)")
-_ABOUT = re.compile(r"@\{(.*?)\}", re.DOTALL)
+_SHAPE = re.compile(r"""shape\s*:\s*["']?([\w-]+)""")
+_SAYS = re.compile(r"""label\s*:\s*(?:"([^"]*)"|'([^']*)'|([^,\n]+))""")
+_ABOUT = re.compile(r"@\{([^}]*)\}")
 _IGNORED = re.compile(
-    r"(?:classDef|class|style|linkStyle|click|direction|accTitle|title)\b[^\n]*|accDescr\s*(?::[^\n]*|\{[^}]*\})"
+    r"(?:classDef|class|style|linkStyle|click|direction|accTitle)\b[^\n]*|accDescr\s*(?::[^\n]*|\{[^}]*\})"
 )
 _SUBGRAPH = re.compile(r"subgraph\b[ \t]*")
 _TITLE = re.compile(r'([^\n;\["]*?)[ \t]*(?:\[?[ \t]*"([^"]*)"[ \t]*\]?|\[([^\]\n]*)\])?[ \t]*(?=[;\n]|\Z)')
@@ -79,6 +80,14 @@ def label_of(text: str) -> str:
     return _ENTITY.sub(lambda found: _entity(found[1]), text)
 
 
+def _describe(node: Node, about: str) -> None:
+    """`shape: diam, label: "text"`."""
+    if shape := _SHAPE.search(about):
+        node.kind = _NAMED.get(shape[1], "task")
+    if label := _SAYS.search(about):
+        node.text = label_of(label[1] or label[2] or label[3] or "")
+
+
 def _entity(name: str) -> str:
     if name.isdecimal():
         number = int(name[:8])
@@ -94,6 +103,7 @@ class _Reader:
     subgraphs: list[tuple[str, int]] = field(default_factory=list)
     titles: dict[str, str] = field(default_factory=dict)
     members: dict[str, list[str]] = field(default_factory=dict)
+    placed: set[str] = field(default_factory=set)
 
     def read(self) -> Process:
         self._direction()
@@ -176,12 +186,7 @@ class _Reader:
         if not known:
             node.text = name
         if about := self._take(_ABOUT):
-            shape = re.search(r"""shape\s*:\s*["']?([\w-]+)""", about[1])
-            label = re.search(r"""label\s*:\s*(?:"([^"]*)"|'([^']*)'|([^,\n]+))""", about[1])
-            if shape:
-                node.kind = _NAMED.get(shape[1], "task")
-            if label:
-                node.text = label_of(label[1] or label[2] or label[3] or "")
+            _describe(node, about[1])
         else:
             for before, afters, kind in _SHAPES:
                 if self.text.startswith(before, self.at):
@@ -189,10 +194,9 @@ class _Reader:
                     break
         while found := self._take(_CLASS):
             node.kind = _CLASSES.get(found[1], node.kind)
-        if self.subgraphs:
-            inside = self.subgraphs[-1][0]
-            if all(name not in members for members in self.members.values()):
-                self.members[inside].append(name)
+        if self.subgraphs and name not in self.placed:
+            self.members[self.subgraphs[-1][0]].append(name)
+            self.placed.add(name)
         return name
 
     def _text(self, before: str, afters: tuple[str, ...]) -> str:
@@ -215,14 +219,7 @@ class _Reader:
         for name, members in self.members.items():
             for member in members:
                 self.graph.nodes[member].role = self.titles[name]
-        inner = {name: members for name, members in self.members.items() if name in self.graph.nodes}
-        for name in inner:
-            del self.graph.nodes[name]
-        self.graph.arrows = [
-            (inner[source][-1] if source in inner else source, inner[target][0] if target in inner else target, said)
-            for source, target, said in self.graph.arrows
-            if inner.get(source, [source]) and inner.get(target, [target])
-        ]  # fmt: skip
+        self.graph.unfold(self.members)
 
     def _take(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
         if found := pattern.match(self.text, self.at):

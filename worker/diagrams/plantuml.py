@@ -5,19 +5,19 @@ import re
 from worker.diagrams import plantuml_activity, plantuml_graph, sequences, states
 from worker.diagrams.graph import NotUnderstood
 from worker.diagrams.process import Process
+from worker.diagrams.words import without
 
 _START = re.compile(r"^[ \t]*@startuml\b[^\n]*\n", re.MULTILINE)
 _END = re.compile(r"^[ \t]*@enduml\b", re.MULTILINE)
-_BLOCK_COMMENT = re.compile(r"/'.*?'/", re.DOTALL)
 _COMMENT = re.compile(r"^[ \t]*'.*$", re.MULTILINE)
 
 #: What only diagrams of a kind have, in the order in which they are asked.
 _ACTIVITY = re.compile(
-    r"^[ \t]*(?:start|stop|:[^\n]*|if[ \t]*\(.*|while[ \t]*\(.*|repeat|fork|split|switch[ \t]*\(.*|\|[^|\n]+\|.*)[ \t]*$",
+    r"^[ \t]*(?:start|stop|:[^\n]*|(?:if|while|switch)[ \t]*\(.*|repeat|fork|split|\|[^|\n]+\|.*)[ \t]*$",
     re.MULTILINE,
 )
 _STATE = re.compile(r"^[ \t]*(?:state\b|\[\*\]|[\w.]+[ \t]+-[\w\[\]#]*->[ \t]*\[\*\])", re.MULTILINE)
-_GRAPH = re.compile(rf"^[ \t]*(?:{plantuml_graph.SHAPES})[ \t]+[\"\w]", re.MULTILINE)
+_GRAPH = re.compile(rf"^[ \t]*(?:{plantuml_graph.NOT_OF_SEQUENCES})[ \t]+[\"\w]", re.MULTILINE)
 _LEGACY = re.compile(r"^[ \t]*\(\*\)", re.MULTILINE)
 
 
@@ -33,15 +33,12 @@ def read(text: str) -> Process:
         NotUnderstood: it is another diagram, or not one at all.
         InputTooLarge: it has too many steps.
     """
-    for pattern in (_BLOCK_COMMENT, _COMMENT):
-        text = pattern.sub(lambda found: "\n" * found[0].count("\n"), text)
+    text = _COMMENT.sub("", without(text, "/'", "'/"))
     began = found.end() if (found := _START.search(text)) else 0
     ended = found.start() if (found := _END.search(text, began)) else len(text)
     text = text[:ended]
     if _LEGACY.search(text, began):
-        raise NotUnderstood(
-            "this is the old syntax of activity diagrams (`(*) -->`); write `start`, `:step;`, `stop`"
-        )
+        raise NotUnderstood("this is the old syntax of activity diagrams; write `start`, `:step;`, `stop`")
     if _GRAPH.search(text, began):
         return plantuml_graph.read(text, began)
     if _ACTIVITY.search(text, began):

@@ -10,24 +10,22 @@ from worker.diagrams.plantuml_graph import label_of
 from worker.diagrams.process import Process
 
 _ACTION = re.compile(r"(?:#[\w/\\|-]+\s*)?:(?P<text>.*)", re.DOTALL)
-_ACTION_END = re.compile(r"(?:[;|<>/\]}\\]|(?<=;)\s*<<.*>>)\s*(?:<<[^>]*>>)?\s*;?$")
+_ACTION_END = re.compile(r"(?:[;|<\]}/]|(?<![\w\"])>)\s*(?:<<[^>]*>>)?\s*$")
 _LANE = re.compile(r"\|(?:#[^|]*\|)?(?P<lane>[^|]+)\|\s*(?P<title>.*)$")
 _ARROW = re.compile(r"-(?:\[[^\]]*\])?-?>\s*(?P<text>.*?);?$")
-_IF = re.compile(
-    r"if\s*\((?P<test>.*?)\)\s*(?:(?:is|equals)\s*\((?P<is>.*?)\)\s*)?(?:then\s*(?:\((?P<then>.*?)\))?)?\s*;?$"
-)
-_ELSEIF = re.compile(
-    r"(?:\((?P<before>.*?)\)\s*)?else\s*if\s*\((?P<test>.*?)\)\s*(?:(?:is|equals)\s*\((?P<is>.*?)\)\s*)?(?:then\s*(?:\((?P<then>.*?)\))?)?$"
-)
-_ELSE = re.compile(r"else\s*(?:\((?P<no>.*?)\))?$")
-_WHILE = re.compile(r"while\s*\((?P<test>.*?)\)\s*(?:(?:is|equals)\s*\((?P<yes>.*?)\))?$")
-_ENDWHILE = re.compile(r"end\s*while\s*(?:\((?P<no>.*?)\))?$")
-_REPEAT_WHILE = re.compile(
-    r"repeat\s*while\s*(?:\((?P<test>.*?)\))?\s*(?:(?:is|equals)\s*\((?P<yes>.*?)\))?\s*(?:not\s*\((?P<no>.*?)\))?$"
-)
+#: What parentheses enclose, with one more level of them inside.
+_IN = r"[^()]*(?:\([^()]*\)[^()]*)*"
+_IS = rf"(?:(?:is|equals)\s*\((?P<is>{_IN})\)\s*)?"
+_TEST = rf"\((?P<test>{_IN})\)\s*{_IS}(?:then\s*(?:\((?P<then>{_IN})\))?)?\s*;?$"
+_IF = re.compile(rf"if\s*{_TEST}")
+_ELSEIF = re.compile(rf"(?:\((?P<before>{_IN})\)\s*)?else\s*if\s*{_TEST}")
+_ELSE = re.compile(rf"else\s*(?:\((?P<no>{_IN})\))?$")
+_WHILE = re.compile(rf"while\s*\((?P<test>{_IN})\)\s*{_IS}$")
+_ENDWHILE = re.compile(rf"end\s*while\s*(?:\((?P<no>{_IN})\))?$")
+_REPEAT_WHILE = re.compile(rf"repeat\s*while\s*(?:\((?P<test>{_IN})\))?\s*{_IS}(?:not\s*\((?P<no>{_IN})\))?$")
 _BACKWARD = re.compile(r"backward\s*:(?P<text>.*);$")
-_SWITCH = re.compile(r"switch\s*\((?P<test>.*?)\)$")
-_CASE = re.compile(r"case\s*\((?P<case>.*?)\)$")
+_SWITCH = re.compile(rf"switch\s*\((?P<test>{_IN})\)$")
+_CASE = re.compile(rf"case\s*\((?P<case>{_IN})\)$")
 _FORK_END = re.compile(r"end\s*(?:fork|split|merge)\b.*$")
 _IGNORED = re.compile(
     r"(?:title|header|footer|caption|skinparam|scale|hide|show|floating|note|partition|group|package|card|rectangle|"
@@ -70,12 +68,13 @@ class _Reader:
             elif _LONG.match(line):
                 skipping = True
             elif _ACTION.match(line):
-                while not _ACTION_END.search(line):
+                said = [line]
+                while not _ACTION_END.search(said[-1]):
                     if place == len(lines):
                         raise NotUnderstood("this `:` has no `;` that ends its text", self.number)
-                    line += "\n" + lines[place].strip()
+                    said.append(lines[place].strip())
                     place += 1
-                self._action(line)
+                self._action("\n".join(said))
             elif line and not self._line(line):
                 raise NotUnderstood(
                     f"expected `:step;`, `if (test) then (yes)`, `|lane|` or the like; found {line[:40]!r}",
@@ -87,10 +86,7 @@ class _Reader:
 
     def _action(self, line: str) -> None:
         found = _ACTION.match(line)
-        text = re.sub(
-            r"(?:<<[^>]*>>)?\s*[;|<>/\]}\\]?\s*(?:<<[^>]*>>)?\s*;?$", "", found["text"] if found else ""
-        )
-        self.flow.step(label_of(text))
+        self.flow.step(label_of(_ACTION_END.sub("", found["text"] if found else "")))
 
     def _line(self, line: str) -> bool:
         """Whether it is understood."""
@@ -155,7 +151,7 @@ class _Reader:
 
     def on_while(self, found: re.Match[str]) -> None:
         block = self._decide("while", found["test"])
-        self.flow.when(label_of(found["yes"] or ""))
+        self.flow.when(label_of(found["is"] or ""))
         block.covered = True
 
     def on_end_while(self, found: re.Match[str]) -> None:
@@ -170,7 +166,7 @@ class _Reader:
             self.flow.step(label_of(found["test"]), "decision")
         if block.head:
             ends = self.flow.ends
-            self.flow.when(label_of(found["yes"] or ""))
+            self.flow.when(label_of(found["is"] or ""))
             if block.backward:
                 self.flow.step(block.backward)
             self.flow.back_to(block.head)

@@ -7,12 +7,17 @@ from worker.diagrams.graph import Graph, NotUnderstood
 from worker.diagrams.process import Kind, Process
 from worker.diagrams.words import plain
 
-_FRAMES = "frame|package|folder|node|cloud|card|rectangle|component|together"
-SHAPES = (
-    "action|actor|agent|artifact|boundary|card|circle|cloud|collections|component|control|database|entity|file|"
-    "folder|frame|hexagon|label|node|package|person|process|queue|rectangle|stack|storage|usecase"
+NOT_OF_SEQUENCES = (
+    "action|agent|artifact|card|circle|cloud|component|file|folder|frame|hexagon|label|node|package|person|"
+    "process|rectangle|stack|storage|usecase"
 )
-_SHAPE_OF: dict[Kind, str] = {"start": "usecase", "task": "rectangle", "decision": "hexagon", "end": "usecase"}
+SHAPES = f"{NOT_OF_SEQUENCES}|actor|boundary|collections|control|database|entity|queue"
+_SHAPE_OF: dict[Kind, str] = {
+    "start": "usecase",
+    "task": "rectangle",
+    "decision": "hexagon",
+    "end": "usecase",
+}
 _KIND_OF: dict[str, Kind | None] = {"hexagon": "decision", "circle": None, "usecase": None}
 _KINDS: dict[str, Kind] = {"start": "start", "task": "task", "decision": "decision", "end": "end"}
 
@@ -21,9 +26,10 @@ _NODE = re.compile(
     r"(?:\s+as\s+(?:\"(?P<late>[^\"]*)\"|(?P<word>\w+)))?)\s*(?P<marks>(?:<<[^>]*>>\s*)*)(?:#\S+\s*)?(?P<open>\{)?$"
 )
 _TOGETHER = re.compile(r"together\s*\{$")
+_END = r"\w+(?:\.\w+)*|\[[^\]]+\]|\([^)]+\)|:[^:]+:"
 _ARROW = re.compile(
-    r"(?P<source>[\w.]+|\[[^\]]+\]|\([^)]+\)|:[^:]+:)\s*(?P<arrow><?[-.=~]+(?:\[[^\]]*\]|[a-z]+)?[-.=~]*>?)\s*"
-    r"(?P<target>[\w.]+|\[[^\]]+\]|\([^)]+\)|:[^:]+:)\s*(?::\s*(?P<text>.*))?$"
+    rf"(?P<source>{_END})\s*(?P<arrow><?[-.=~]+(?:(?:\[[^\]]*\]|[a-z]+)[-.=~]+)?>?)\s*"
+    rf"(?P<target>{_END})\s*(?::\s*(?P<text>.*))?$"
 )
 _IGNORED = re.compile(
     r"(?:skinparam|hide|show|title|header|footer|caption|left|top|scale|note|legend|end|allow\w*)\b.*|!.*"
@@ -128,9 +134,7 @@ class _Reader:
         node = self.graph.node(name)
         node.text = label_of(title)
         node.role = self.inside[-1] if self.inside else ""
-        node.kind = (
-            _KIND_OF.get(found["shape"], "task")
-        )
+        node.kind = _KIND_OF.get(found["shape"], "task")
         for mark in re.findall(r"<<\s*(\w+)\s*>>", found["marks"]):
             node.kind = _KINDS.get(mark, node.kind)
 

@@ -1,4 +1,4 @@
-"""State diagrams, read: Mermaid and PlantUML write them alike. A composite state is the role of what is in it."""
+"""State diagrams, read: Mermaid and PlantUML write them alike. A composite state is a role."""
 
 import re
 from dataclasses import dataclass, field
@@ -7,17 +7,18 @@ from worker.diagrams.graph import Graph, NotUnderstood
 from worker.diagrams.mermaid_flowchart import label_of
 from worker.diagrams.process import Kind, Process
 
-_NAME = r"\[\*\]|\[H\*?\]|[\w.\-]+"
+_WORD = r"\w+(?:[.-]\w+)*"
+_NAME = rf"\[\*\]|\[H\*?\]|{_WORD}"
 _ARROW = re.compile(
     rf"(?P<source>{_NAME})(?:\s*<<[\w-]+>>|\s*:::\w+)?\s*(?P<arrow><?-(?:\[[^\]]*\]|[a-z]+)?-*>?)\s*"
     rf"(?P<target>{_NAME})(?:\s*<<[\w-]+>>|:::\w+)?\s*(?::\s*(?P<text>.*))?$"
 )
 _STATE = re.compile(
-    r'state\s+(?:"(?P<title>[^"]*)"\s+as\s+(?P<alias>[\w.\-]+)|(?P<name>[\w.\-]+)(?:\s+as\s+"(?P<late>[^"]*)")?)'
+    rf'state\s+(?:"(?P<title>[^"]*)"\s+as\s+(?P<alias>{_WORD})|(?P<name>{_WORD})(?:\s+as\s+"(?P<late>[^"]*)")?)'
     r"\s*(?:<<(?P<kind>[\w-]+)>>|:::\w+|#\S+)?\s*(?P<open>\{)?\s*(?::\s*(?P<text>.*))?$"
 )
-_SAYS = re.compile(r"(?P<name>[\w.\-]+)(?::::\w+)?\s*:\s*(?P<text>.*)$")
-_PLAIN = re.compile(r"[\w.\-]+(?::::\w+)?$")
+_SAYS = re.compile(rf"(?P<name>{_WORD})(?::::\w+)?\s*:\s*(?P<text>.*)$")
+_PLAIN = re.compile(rf"{_WORD}(?::::\w+)?$")
 _IGNORED = re.compile(
     r"(?:direction|classDef|class|style|note|hide|show|skinparam|scale|title|header|footer|accTitle|accDescr|left|"
     r"top)\b.*|!.*|--+$|\|\|$"
@@ -47,6 +48,7 @@ class _Reader:
     graph: Graph = field(default_factory=Graph)
     inside: list[str] = field(default_factory=list)
     members: dict[str, list[str]] = field(default_factory=dict)
+    placed: set[str] = field(default_factory=set)
 
     def read(self, text: str, first: int) -> Process:
         in_note = False
@@ -111,8 +113,9 @@ class _Reader:
         if key not in self.graph.nodes:
             node = self.graph.node(key)
             node.text, node.kind = ("", pseudo) if is_pseudo else (name, "task")
-            if self.inside:
-                self.members[self.inside[-1]].append(key)
+        if self.inside and key not in self.placed and key not in self.inside:
+            self.members[self.inside[-1]].append(key)
+            self.placed.add(key)
         return key
 
     def _enter(self) -> None:
@@ -120,21 +123,4 @@ class _Reader:
         for name, inner in self.members.items():
             for member in inner:
                 self.graph.nodes[member].role = self.graph.nodes[name].text
-        outer = {
-            name: (self._leaf(name, 0), self._leaf(name, -1)) for name, inner in self.members.items() if inner
-        }
-        self.graph.arrows = [
-            (
-                outer[source][1] if source in outer else source,
-                outer[target][0] if target in outer else target,
-                said,
-            )
-            for source, target, said in self.graph.arrows
-        ]
-        for name in outer:
-            del self.graph.nodes[name]
-
-    def _leaf(self, name: str, place: int) -> str:
-        while self.members.get(name):
-            name = self.members[name][place]
-        return name
+        self.graph.unfold({name: inner for name, inner in self.members.items() if inner})

@@ -8,7 +8,10 @@ from worker.diagrams import formats
 from worker.diagrams.process import Arrow, Process, Step
 
 ALL_AT_ONCE = Process.of(
-    [Step(label, label, next=(Arrow(1, label), Arrow(number, label))) for number, label in enumerate(NASTY, 1)]
+    [
+        Step(label, label, next=(Arrow(1, label), Arrow(number, label)))
+        for number, label in enumerate(NASTY, 1)
+    ]
 )
 
 
