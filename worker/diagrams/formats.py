@@ -37,7 +37,7 @@ def source_of(data: bytes, file_name: str = "") -> Source | None:
     if found := _ROOT.match(data[:4096].removeprefix(b"\xef\xbb\xbf")):
         return _ROOTS.get(found[1].decode())
     head = data[: 64 * 1024].decode("utf-8-sig", "replace")
-    if "\0" in head or "\ufffd" in head[:1024]:
+    if "\0" in head:
         return None
     if plantuml.is_plantuml(head):
         return "plantuml"

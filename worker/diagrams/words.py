@@ -3,7 +3,7 @@
 import html
 import re
 
-_BREAKS = re.compile(r"<br\s*/?>|</(?:div|p|li|h[1-6]|tr)\s*>", re.IGNORECASE)
+_BREAKS = re.compile(r"<br\s*/?>|</?(?:div|p|li|h[1-6]|tr)\b[^<>]*>", re.IGNORECASE)
 _TAGS = re.compile(r"</?[A-Za-z][^<>]*>")
 
 

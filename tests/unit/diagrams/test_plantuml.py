@@ -125,7 +125,7 @@ C ->x Shop
 
 def test_a_state_diagram() -> None:
     assert read("[*] -down-> A\nA --> B : go\nstate B {\n  [*] -> C\n}\nB -> [*]\nA : says this") == [
-        ": (Start -> 2", ": says this -> 3 if go", "B: (Start -> 4", "B: C -> 5", ": )End",
+        ": (Start -> 2", ": says this -> 3 if go", "B: C -> 4", ": )End",
     ]  # fmt: skip
 
 
