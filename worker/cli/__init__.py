@@ -15,6 +15,7 @@ _COMMANDS = {
     "up": ("worker.cli.up", "Keep Redis, llama.cpp and a worker running on this machine."),
     "run": ("worker.cli.run", "Send one task, show its progress and its answer."),
     "batch": ("worker.cli.batch", "Files of requests into files of answers."),
+    "posters": ("worker.cli.posters", "Describe and tag the posters of a list."),
     "blobs": ("worker.cli.blobs", "Inputs kept by content hash: sweep what is old."),
     "status": ("worker.cli.status", "What is reachable, and what there is to do."),
     "cancel": ("worker.cli.cancel", "Cancel tasks, waiting or running."),

@@ -1,6 +1,7 @@
 """What producers send and get back, one file a task family."""
 
 from worker.contracts.base import TaskArguments
+from worker.contracts.image import AnalyzeArguments
 from worker.contracts.llm import ChatArguments, EmbedArguments, ExtractArguments
 from worker.contracts.text import KeywordsArguments, NormalizeArguments, SummarizeArguments
 
@@ -12,4 +13,5 @@ CONTRACTS: dict[str, type[TaskArguments]] = {
     "text.summarize": SummarizeArguments,
     "text.keywords": KeywordsArguments,
     "text.normalize": NormalizeArguments,
+    "image.analyze": AnalyzeArguments,
 }

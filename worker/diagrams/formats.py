@@ -55,7 +55,7 @@ def read(data: bytes, file_name: str = "", page: int = 1) -> Process:
         page: of a draw.io file.
 
     Raises:
-        InvalidTask: it is no diagram that is known, or a line of it is not understood; the message says which.
+        InvalidTask: it is no diagram that is known, or a line of it, which the message names, is none.
         InputTooLarge: there is more of it than people draw.
     """
     source = source_of(data, file_name)

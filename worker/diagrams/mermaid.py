@@ -27,7 +27,7 @@ def read(text: str) -> Process:
     if (found := _HEADER.match(bare)) is None:
         line = len(bare) - len(bare.lstrip())
         raise NotUnderstood(
-            f"expected `flowchart`, `graph`, `sequenceDiagram` or `stateDiagram`, found {bare.strip()[:40]!r}",
+            f"expected `flowchart`, `graph`, `sequenceDiagram` or `stateDiagram`; found {bare.strip()[:9]!r}",
             bare.count("\n", 0, line) + 1,
         )
     match found[1].partition("-")[0]:

@@ -162,7 +162,7 @@ def test_groups_in_a_circle_are_no_endless_loop() -> None:
         ("graph TD\n" + "\n".join(f"a{number} --> b{number}" for number in range(1500)), "x.mmd"),
         (
             "sequenceDiagram\n"
-            + "A->>B: x\n"
+             "A->>B: x\n"
             + "".join(f"opt {number}\nend\n" for number in range(60))
             + "A->>B: y",
             "x.mmd",
