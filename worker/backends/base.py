@@ -124,11 +124,13 @@ class CallContext:
         task_id: the Celery task id; sent to the server as the `x-request-id` header.
         deadline: `time.monotonic()` value after which nobody wants the answer; None: no limit.
         lane: the queue the task came from: "interactive" goes first, "batch" last (see `lanes`).
+        adapter: name of the LoRA adapter chats are answered with; "" for none.
     """
 
     task_id: str = ""
     deadline: float | None = None
     lane: str = "default"
+    adapter: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,6 +82,8 @@ class Fleet:
 
         async def send(server: Server, capabilities: Capabilities) -> Answer:
             payload = await _with_model(request, server, capabilities)
+            if context.adapter:
+                payload = await self._kind.adapted(server.client, payload, context.adapter)
             try:
                 answer = await server.client.chat(
                     payload,

@@ -8,8 +8,10 @@ short: only /health and /openapi.json may be asked while it works.
 import asyncio
 import re
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Any
 
+from worker.backends import failures
 from worker.backends.base import Capabilities, Json, Readiness, State
 from worker.backends.kinds import PROBE_TIMEOUT_S, choose_model, health_page
 from worker.backends.openai_compatible import OpenAIClient
@@ -65,6 +67,16 @@ class LlamaCpp:
                 return await _count(client, "/tokenize", {"content": text, "add_special": True}, timeout_s)
 
         return await asyncio.gather(*map(count, texts))
+
+    async def adapted(self, client: OpenAIClient, request: Json, adapter: str) -> Json:
+        """An adapter is known by its file's name; those that are not named in a request do not work on it."""
+        page = await client.get("/lora-adapters", PROBE_TIMEOUT_S)
+        listed = page.json() if page.status == 200 else None
+        entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+        numbers = {PurePath(str(entry.get("path"))).stem: entry.get("id") for entry in entries}
+        if adapter not in numbers:
+            raise failures.unknown_adapter(client.url, adapter, [*numbers], "--lora NAME.gguf")
+        return {**request, "lora": [{"id": numbers[adapter], "scale": 1.0}]}
 
     async def queued(self, client: OpenAIClient) -> int | None:
         """None: those that have a queue say how many slots they have."""

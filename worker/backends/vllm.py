@@ -8,6 +8,7 @@ import asyncio
 import re
 from collections.abc import Sequence
 
+from worker.backends import failures
 from worker.backends.base import Capabilities, Json, Readiness, State
 from worker.backends.kinds import PROBE_TIMEOUT_S, choose_model, health_page
 from worker.backends.openai_compatible import OpenAIClient
@@ -62,6 +63,16 @@ class Vllm:
             return int(answer.body["count"])
 
         return await asyncio.gather(*map(count, texts))
+
+    async def adapted(self, client: OpenAIClient, request: Json, adapter: str) -> Json:
+        """An adapter is a model of its own, listed with the model it belongs to as `parent`."""
+        entries = await client.model_list(PROBE_TIMEOUT_S)
+        names = [str(entry["id"]) for entry in entries if entry.get("parent")]
+        if adapter not in names:
+            raise failures.unknown_adapter(
+                client.url, adapter, names, "--enable-lora --lora-modules NAME=PATH"
+            )
+        return {**request, "model": adapter}
 
     async def queued(self, client: OpenAIClient) -> int | None:
         """From /metrics, all engines together; None behind a proxy without that page."""

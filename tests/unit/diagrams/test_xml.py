@@ -162,9 +162,7 @@ def test_groups_in_a_circle_are_no_endless_loop() -> None:
         ("graph TD\n" + "\n".join(f"a{number} --> b{number}" for number in range(1500)), "x.mmd"),
         (
             "sequenceDiagram\n"
-             "A->>B: x\n"
-            + "".join(f"opt {number}\nend\n" for number in range(60))
-            + "A->>B: y",
+            "A->>B: x\n" + "".join(f"opt {number}\nend\n" for number in range(60)) + "A->>B: y",
             "x.mmd",
         ),
         ("@startuml\nstart\n" + "if (a) then (b)\nendif\n" * 5000 + "@enduml", "x.puml"),
