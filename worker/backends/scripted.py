@@ -245,7 +245,7 @@ class Scripted:
     async def _lora_adapters(self, _: web.Request) -> web.Response:
         return web.json_response(
             [
-                {"id": place, "path": f"/adapters/{name}.gguf", "scale": 1.0}
+                {"id": place, "path": f"/adapters/{name}.gguf", "scale": 0.0}
                 for place, name in enumerate(self.adapters)
             ]
         )

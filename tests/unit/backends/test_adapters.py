@@ -12,7 +12,11 @@ ASK: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello."}]}
 
 
 @pytest.mark.parametrize(
-    ("kind", "asked"), [("vllm", {"model": "pirate"}), ("llamacpp", {"lora": [{"id": 1, "scale": 1.0}]})]
+    ("kind", "asked"),
+    [
+        ("vllm", {"model": "pirate"}),
+        ("llamacpp", {"lora": [{"id": 0, "scale": 0.0}, {"id": 1, "scale": 1.0}]}),
+    ],
 )
 async def test_an_adapter_is_asked_for_by_its_name(connect, kind, asked) -> None:
     async with Scripted(kind=kind, adapters=("parrot", "pirate")) as server:
