@@ -1,4 +1,4 @@
-"""The tables of stories, as the newest migration leaves them.
+"""The tables of stories and diagrams, as the newest migration leaves them.
 
 story     one conversation of one owner
 turn      what a task added to it; a task adds one turn, however often it is delivered
@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     Column,
     DateTime,
     Dialect,
@@ -103,4 +104,38 @@ WAITING = Table(
     Column("task", Text, nullable=False),
     Column("holder", Text, nullable=False),
     Column("until", Double, nullable=False),
+)
+
+#: One request to describe a diagram; `task` is the Celery task's id, `day` the date of `date` in UTC, `outcome`
+#: "success" or the error's type, `result` the key of DIAGRAM_RESULT ("" where there is none).
+DIAGRAM_REQUEST = Table(
+    "diagram_request",
+    METADATA,
+    Column("task", Text, primary_key=True),
+    Column("owner", Text, nullable=False),
+    Column("date", Moment, nullable=False),
+    Column("day", Text, nullable=False),
+    Column("file_name", Text, nullable=False),
+    Column("file_type", Text, nullable=False),
+    Column("file_hash", Text, nullable=False),
+    Column("file_bytes", BigInteger, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("adapter", Text, nullable=False),
+    Column("prompt_version", Text, nullable=False),
+    Column("cached", Boolean, nullable=False),
+    Column("seconds", Double, nullable=False),
+    Column("steps", Integer, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("error", Text, nullable=False),
+    Column("result", Text, nullable=False),
+)
+
+#: The steps found in a diagram, by everything they depend on.
+DIAGRAM_RESULT = Table(
+    "diagram_result",
+    METADATA,
+    Column("key", Text, primary_key=True),
+    Column("steps", JSON, nullable=False),
+    Column("meta", JSON, nullable=False),
+    Column("date", Moment, nullable=False),
 )
