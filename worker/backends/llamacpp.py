@@ -73,7 +73,7 @@ class LlamaCpp:
     ) -> Json:
         """An adapter is known by its file's name; all others are turned off.
 
-        A request that says nothing of them would go on from the prompt as the adapter of the request before it
+        A request that says nothing of them would go on from the prompt as the adapter of the request before
         has read it: where there are adapters, every request says how they are to work.
         """
         found = await _adapters(client) if adapter else capabilities.adapters

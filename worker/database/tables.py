@@ -106,7 +106,7 @@ WAITING = Table(
     Column("until", Double, nullable=False),
 )
 
-#: One request to describe a diagram; `task` is the Celery task's id, `day` the date of `date` in UTC, `outcome`
+#: One request to describe a diagram; `task` is the Celery task's id, `day` that of `date` in UTC, `outcome`
 #: "success" or the error's type, `result` the key of DIAGRAM_RESULT ("" where there is none).
 DIAGRAM_REQUEST = Table(
     "diagram_request",

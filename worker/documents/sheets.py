@@ -66,7 +66,9 @@ def open_sheets(path: Path, name: str, most_pixels: int) -> Sheets:
         from worker.documents.pdf import Pdf
 
         return Pdf(path, name, most_pixels)
-    return Pictures(path, name, most_pixels)
+    from worker.documents.svg import Svg, is_svg
+
+    return (Svg if is_svg(head) else Pictures)(path, name, most_pixels)
 
 
 class Pictures:
