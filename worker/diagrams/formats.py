@@ -8,14 +8,14 @@ from typing import Any, Literal, get_args
 from xml.etree.ElementTree import Element
 
 from worker.contracts.base import read_object
+from worker.contracts.diagram import DiagramFormat
 from worker.diagrams import bpmn, bpmn_writing, drawio, mermaid, plantuml
 from worker.diagrams.graph import NotUnderstood
 from worker.diagrams.markup import local, read_xml
 from worker.diagrams.process import KINDS, Arrow, Process, Step
 from worker.errors import InputTooLarge, InvalidTask
 
-Format = Literal["mermaid", "plantuml", "bpmn", "json"]
-FORMATS: tuple[Format, ...] = get_args(Format)
+FORMATS: tuple[DiagramFormat, ...] = get_args(DiagramFormat)
 Source = Literal["mermaid", "plantuml", "bpmn", "drawio", "json"]
 
 #: Bytes of a diagram, and characters of one line of it.
@@ -44,6 +44,14 @@ def source_of(data: bytes, file_name: str = "") -> Source | None:
     if mermaid.is_mermaid(head):
         return "mermaid"
     return _SUFFIXES.get(PurePath(file_name).suffix.lower())
+
+
+def is_text(data: bytes) -> bool:
+    """Whether these bytes are text of any kind."""
+    try:
+        return "\0" not in data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
 
 
 def read(data: bytes, file_name: str = "", page: int = 1) -> Process:
@@ -75,7 +83,7 @@ def read(data: bytes, file_name: str = "", page: int = 1) -> Process:
         raise InvalidTask(f"{name} cannot be read as {source}: {error}.") from None
 
 
-def write(process: Process, to: Format) -> str:
+def write(process: Process, to: DiagramFormat) -> str:
     """The process as a diagram of that format."""
     return _WRITERS[to](process)
 
@@ -165,7 +173,7 @@ _READERS: dict[Source, Callable[[bytes, int], Process]] = {
     "drawio": lambda data, page: drawio.read(_xml(data, "drawio"), page),
     "json": _read_json,
 }
-_WRITERS: dict[Format, Callable[[Process], str]] = {
+_WRITERS: dict[DiagramFormat, Callable[[Process], str]] = {
     "mermaid": mermaid.write,
     "plantuml": plantuml.write,
     "bpmn": bpmn_writing.write,
