@@ -58,8 +58,10 @@ class Shown(Mapping[str, Any]):
     def __repr__(self) -> str:
         meta = self._result["meta"]
         used = meta["usage"]
-        tokens = f"{used.get('prompt_tokens', 0)} + {used.get('completion_tokens', 0)} tokens"
-        return f"{tokens} of {meta['model']}, {meta['finish_reason']}{', cached' if meta['cached'] else ''}"
+        tokens = f"{used.get('prompt_tokens', 0)} + {used.get('completion_tokens', 0)} tokens of "
+        who = f"{tokens if used else ''}{meta['model']}"
+        said = (who, meta["finish_reason"], meta["cached"] and "cached")
+        return ", ".join(part for part in said if part)
 
 
 class CatalogueTask(Task):  # type: ignore[type-arg]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from worker.backends.base import Backend, BackendOptions, Json
 from worker.backends.registry import create_backend
 from worker.delivery.deliveries import Deliveries, DeliveryOptions
+from worker.documents.ocr import models
 from worker.documents.pictures import Look
 from worker.documents.readers import Readers
 from worker.settings import Settings, settings
@@ -27,7 +28,7 @@ LOOK_AHEAD, SPARE_TASKS = 1.5, 4
 #: Tasks a process holds while no server is ready.
 PARKED = 16
 #: CPUs for each process that reads pages, the most of those, and bytes of addresses each may use.
-_CPUS_A_READER, _MOST_READERS, _READER_BYTES = 4, 4, 6 * 2**30
+_CPUS_A_READER, _MOST_READERS, _READER_BYTES = 4, 4, 4 * 2**30
 
 
 def build_backend(chosen: Settings) -> Backend:
@@ -67,9 +68,10 @@ def build_database(chosen: Settings) -> "Database":
 
 def build_readers(chosen: Settings) -> Readers:
     """The processes that read pages; for one event loop."""
-    cpus, wanted = len(os.sched_getaffinity(0)), chosen.documents.ocr_processes
+    cpus, wanted = os.cpu_count() or 1, chosen.documents.ocr_processes
     processes = min(_MOST_READERS, max(1, cpus // _CPUS_A_READER)) if wanted == "auto" else wanted
-    return Readers(processes, min(_CPUS_A_READER, max(1, cpus // processes)), _READER_BYTES)
+    threads = min(_CPUS_A_READER, max(1, cpus // processes))
+    return Readers(processes, threads, _READER_BYTES, chosen.documents.max_document_pages)
 
 
 def build_deliveries(
@@ -84,13 +86,14 @@ def build_deliveries(
             tasks run in other processes.
         tasks: names of those it can do.
     """
+    known = {"tasks": tasks, "ocr": models()}
 
     def report() -> Json:
         if backend is None:
-            return {"tasks": tasks}
+            return known
         load = backend.load()
         return {
-            "tasks": tasks,
+            **known,
             "slots": sum(server.limit for server in load),
             "models": sorted({name for server in load for name in server.models}),
             "running": sum(server.in_flight for server in load),

@@ -21,7 +21,10 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "llamacpp-gpu": ("docker-compose.llamacpp.yml", "docker-compose.llamacpp.gpu.yml"),
     "vllm": ("docker-compose.vllm.yml",),
     "vllm-gpu": ("docker-compose.vllm.yml", "docker-compose.vllm.gpu.yml"),
-}
+    "paddleocr-vl-gpu": (
+        "docker-compose.vllm.yml", "docker-compose.vllm.gpu.yml", "docker-compose.paddleocr-vl.yml",
+    ),
+}  # fmt: skip
 _CONFIG_TIMEOUT_S = 30
 
 

@@ -113,7 +113,8 @@ def test_the_worker_in_a_container_finds_redis_and_the_model_server(
     environment = services["worker"]["environment"]
     assert (environment["REDIS_HOST"], environment["REDIS_PORT"]) == ("redis", "6379")
     if "llm-server" in services:
-        assert environment["LLM_BACKEND"] == variant.removesuffix("-gpu")
+        backend = "llamacpp" if variant.startswith("llamacpp") else "vllm"
+        assert environment["LLM_BACKEND"] == backend
         assert environment["LLM_SERVER_URL"] == "http://llm-server:8000"
 
 

@@ -17,6 +17,7 @@ _COMMANDS = {
     "batch": ("worker.cli.batch", "Files of requests into files of answers."),
     "posters": ("worker.cli.posters", "Describe and tag the posters of a list."),
     "blobs": ("worker.cli.blobs", "Inputs kept by content hash: sweep what is old."),
+    "ocr": ("worker.cli.ocr", "Documents into Markdown and JSON."),
     "status": ("worker.cli.status", "What is reachable, and what there is to do."),
     "cancel": ("worker.cli.cancel", "Cancel tasks, waiting or running."),
     "dlq": ("worker.cli.dlq", "Dead letters: list, show, replay, purge."),

@@ -101,7 +101,7 @@ def _send_and_follow(name: str, arguments: dict[str, Any], queue: str, *, stream
             if stream:
                 asyncio.run(_show_stream(producer, task))
             else:
-                _show_progress(producer, task)
+                show_progress(producer, task, name)
         except KeyboardInterrupt:
             producer.cancel(task.id)
             click.echo(f"Cancelled {task.id}.", err=True)
@@ -116,7 +116,7 @@ def _send_and_follow(name: str, arguments: dict[str, Any], queue: str, *, stream
     return 0
 
 
-def _show_progress(producer: "Producer", task: "Sent") -> None:
+def show_progress(producer: "Producer", task: "Sent", label: str) -> None:
     """A bar where the task says how far it is, until it has ended."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -127,15 +127,15 @@ def _show_progress(producer: "Producer", task: "Sent") -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     warned = False
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
-        bar = progress.add_task(task.name, total=None)
+        bar = progress.add_task(label, total=None)
 
         def show() -> None:
             nonlocal warned
             interrupt.check()
             update = task.latest
             if update.state == "PROGRESS":
-                label = f"{task.name} ({update.unit})"
-                progress.update(bar, description=label, completed=update.done, total=update.total)
+                described = f"{label} ({update.unit})"
+                progress.update(bar, description=described, completed=update.done, total=update.total)
             if not warned and update.state == "PENDING" and task.wall_s > _NO_WORKER_AFTER_S:
                 warned = True
                 _say_if_nobody_works(producer)

@@ -2,6 +2,7 @@
 
 from worker.contracts.base import TaskArguments
 from worker.contracts.diagram import DiagramArguments
+from worker.contracts.document import OcrArguments
 from worker.contracts.image import AnalyzeArguments
 from worker.contracts.llm import ChatArguments, EmbedArguments, ExtractArguments
 from worker.contracts.text import KeywordsArguments, NormalizeArguments, SummarizeArguments
@@ -11,6 +12,7 @@ CONTRACTS: dict[str, type[TaskArguments]] = {
     "llm.chat": ChatArguments,
     "llm.embed": EmbedArguments,
     "llm.extract": ExtractArguments,
+    "document.ocr": OcrArguments,
     "text.summarize": SummarizeArguments,
     "text.keywords": KeywordsArguments,
     "text.normalize": NormalizeArguments,

@@ -2,8 +2,8 @@
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -53,6 +53,7 @@ class WorkerTruth:
         slots: requests its model servers take at once; 0 while none is ready.
         models: names of their models.
         tasks: names of the tasks it can do.
+        ocr: its OCR models, and whether they are there.
     """
 
     name: str
@@ -67,6 +68,7 @@ class WorkerTruth:
     slots: int = 0
     models: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
+    ocr: Mapping[str, bool] = field(default_factory=dict)
 
     @classmethod
     def of(cls, name: str, report: str) -> "WorkerTruth":
@@ -93,6 +95,7 @@ class WorkerTruth:
             slots=int(said.get("slots", 0)),
             models=tuple(said.get("models") or ()),
             tasks=tuple(said.get("tasks") or ()),
+            ocr=dict(said.get("ocr") or {}),
         )
 
 

@@ -12,16 +12,23 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
-from worker.documents.sheets import Sheets, open_sheets, png
+from worker.documents.frames import Pictures, png
+from worker.documents.ocr import Ocr, sample
+from worker.documents.pdf import Pdf
+from worker.documents.reading import layer_page, scanned_page
+from worker.documents.svg import Svg, is_svg
 from worker.documents.wire import Json, receive, send
-from worker.errors import TaskError
+from worker.errors import InputUnavailable, TaskError
 
+#: A PDF begins within these bytes (what comes before is somebody's mail header).
+_HEAD_BYTES = 1024
 #: Documents kept open: those of so many tasks take turns without being opened for each page.
 _MOST_OPEN = 8
 
 Answer = tuple[Json, bytes]
+Mode = Literal["auto", "text", "ocr"]
 
 
 class Child:
@@ -33,8 +40,11 @@ class Child:
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
-        self._open: OrderedDict[tuple[str, int], Sheets] = OrderedDict()
-        self.operations: dict[str, Callable[..., Answer]] = {"look": self.look, "render": self.render}
+        self._ocr: Ocr | None = None
+        self._open: OrderedDict[tuple[str, int], Pdf | Pictures] = OrderedDict()
+        self.operations: dict[str, Callable[..., Answer]] = {
+            "look": self.look, "render": self.render, "read": self.read, "warm": self.warm,
+        }  # fmt: skip
 
     def look(self, path: str, name: str, most_pixels: int) -> Answer:
         """How many pages there are, and what of: `pdf` or `picture`."""
@@ -47,16 +57,57 @@ class Child:
         """A page as PNG, at `dpi` and no longer than `longest_side`."""
         sheets = self._sheets(path, name, most_pixels)
         picture = sheets.picture(page, dpi, longest_side)
-        return {"width": picture.width, "height": picture.height}, png(picture)
+        size = sheets.size(page)
+        unit = "pt" if isinstance(sheets, Pdf) else "px"
+        return {"width": picture.width, "height": picture.height, "size": size, "unit": unit}, png(picture)
 
-    def _sheets(self, path: str, name: str, most_pixels: int) -> Sheets:
+    def read(self, path: str, name: str, most_pixels: int, page: int, mode: Mode, dpi: float) -> Answer:
+        """A page as `reading` has it: by its text layer where that is real, by OCR where not."""
+        sheets = self._sheets(path, name, most_pixels)
+        if isinstance(sheets, Pictures):
+            return scanned_page(self._engine().read(sheets.picture(page, dpi)), None), b""
+        layer = sheets.text(page)
+        if mode == "text" or (mode == "auto" and layer.is_real):
+            return layer_page(layer), b""
+        scan = self._engine().read(sheets.picture(page, dpi))
+        if not scan.marks and layer.marks and mode == "auto":
+            return layer_page(layer), b""
+        return scanned_page(scan, dpi), b""
+
+    def warm(self) -> Answer:
+        """Load OCR's models and read a line with them."""
+        scan = self._engine().read(sample())
+        return {"read": " ".join(mark.text for mark in scan.marks)}, b""
+
+    def _engine(self) -> Ocr:
+        if self._ocr is None:
+            self._ocr = Ocr(self._threads)
+        return self._ocr
+
+    def _sheets(self, path: str, name: str, most_pixels: int) -> Pdf | Pictures:
         key = (path, most_pixels)
         if key not in self._open:
-            self._open[key] = open_sheets(Path(path), name, most_pixels)
+            self._open[key] = _opened(Path(path), name, most_pixels)
             if len(self._open) > _MOST_OPEN:
                 self._open.popitem(last=False)[1].close()
         self._open.move_to_end(key)
         return self._open[key]
+
+
+def _opened(path: Path, name: str, most_pixels: int) -> Pdf | Pictures:
+    """The pages of a file, whatever it is.
+
+    Raises:
+        InputUnavailable: it is nothing that has pages, is broken, or wants a password.
+        InputTooLarge: it is a picture with more pixels than it may have.
+    """
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    if not head:
+        raise InputUnavailable(f"{name} is empty.", "Send a PDF or a picture.")
+    if b"%PDF" in head:
+        return Pdf(path, name, most_pixels)
+    return (Svg if is_svg(head) else Pictures)(path, name, most_pixels)
 
 
 def main() -> None:
@@ -82,6 +133,8 @@ def _answer(child: Child, request: Json) -> Answer:
             "message": str(error),
             "hint": "",
         }, b""  # it ends with its hint
+    except ImportError as error:
+        return {"error": "ImportError", "message": f"This worker cannot read scans: {error}."}, b""
     except MemoryError:
         return {"error": "MemoryError", "message": "It takes more memory than a page may."}, b""
     except Exception as error:  # noqa: BLE001 - whatever a library makes of a page is about that page

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import tempfile
 from collections.abc import AsyncIterator
@@ -9,11 +10,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from worker.documents.readers import Readers
+from worker.documents.ocr import ENGINE, SAMPLE
+from worker.documents.readers import PageFailed, Readers
 from worker.documents.wire import Json
 
 #: Seconds a reader has to open a file, and for one page, its start included.
 LOOK_TIMEOUT_S, PAGE_TIMEOUT_S = 60.0, 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """A page as a picture.
+
+    Attributes:
+        png: the picture.
+        pixels: its width and height.
+        size: width and height of the page, in `unit`.
+        unit: points, or pixels of the picture it was.
+    """
+
+    png: bytes
+    pixels: tuple[int, int]
+    size: tuple[float, float]
+    unit: Literal["pt", "px"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +42,7 @@ class Document:
     Attributes:
         readers: who reads it.
         path: where it lies while it is read.
+        digest: sha256 of its bytes.
         name: in messages.
         most_pixels: a page may have when it is looked at.
         count: pages.
@@ -31,23 +51,36 @@ class Document:
 
     readers: Readers
     path: Path
+    digest: str
     name: str
     most_pixels: int
     count: int
     kind: Literal["pdf", "picture"]
 
-    async def picture(self, page: int, dpi: float, longest_side: int) -> tuple[bytes, int, int]:
-        """A page as PNG, at most `dpi` where it is measured in points, and no longer than `longest_side`.
-
-        Returns:
-            PNG, width and height in pixels.
+    async def picture(self, page: int, dpi: float, longest_side: int) -> Sheet:
+        """A page as a picture, in `dpi` where it is measured in points, and no longer than `longest_side`.
 
         Raises:
             InputTooLarge, InputUnavailable: it has too many pixels, or is broken.
             PageFailed: it could not be looked at.
         """
         said, data = await self._ask("render", page=page, dpi=dpi, longest_side=longest_side)
-        return data, int(said["width"]), int(said["height"])
+        return Sheet(data, (said["width"], said["height"]), tuple(said["size"]), said["unit"])
+
+    async def read(self, page: int, mode: Literal["auto", "text", "ocr"], dpi: float) -> Json:
+        """A page read, as `reading` has it.
+
+        Args:
+            page: which.
+            mode: by its text layer, by OCR, or by the first where that is real and by the other where not.
+            dpi: dots an inch in which OCR looks at it, where it is measured in points.
+
+        Raises:
+            InputTooLarge, InputUnavailable: it has too many pixels, or is broken.
+            PageFailed: it could not be read.
+        """
+        said, _ = await self._ask("read", page=page, mode=mode, dpi=dpi)
+        return said
 
     async def _ask(self, op: str, **arguments: object) -> tuple[Json, bytes]:
         return await self.readers.ask(
@@ -69,20 +102,34 @@ async def opened(readers: Readers, data: bytes, name: str, most_pixels: int) -> 
         InputTooLarge, InputUnavailable: it is no document, broken, encrypted, empty, or has too many pixels.
         PageFailed: whoever opens it dies of it.
     """
-    path = await asyncio.to_thread(_kept, data)
+    path, digest = await asyncio.to_thread(_kept, data)
+    del data
     try:
         said, _ = await readers.ask("look", LOOK_TIMEOUT_S, _file(path, name, most_pixels))
-        yield Document(readers, path, name, most_pixels, said["pages"], said["kind"])
+        yield Document(readers, path, digest, name, most_pixels, said["pages"], said["kind"])
     finally:
         path.unlink(missing_ok=True)
+
+
+async def warm_up(readers: Readers) -> str:
+    """Load OCR's models in one of the readers; what it then reads of a line that says `ocr.SAMPLE`.
+
+    Raises:
+        PageFailed: they are missing, or read something else.
+    """
+    said, _ = await readers.ask("warm", LOOK_TIMEOUT_S, {})
+    if said["read"] != SAMPLE:
+        raise PageFailed(f"The OCR models read {said['read']!r} where {SAMPLE!r} is written.", again=False)
+    return f"{ENGINE}: {SAMPLE}"
 
 
 def _file(path: Path, name: str, most_pixels: int) -> Json:
     return {"path": str(path), "name": name, "most_pixels": most_pixels}
 
 
-def _kept(data: bytes) -> Path:
+def _kept(data: bytes) -> tuple[Path, str]:
+    """A file with these bytes, and their sha256."""
     handle, path = tempfile.mkstemp(prefix="kc-document-")
     with os.fdopen(handle, "wb") as file:
         file.write(data)
-    return Path(path)
+    return Path(path), hashlib.sha256(data).hexdigest()

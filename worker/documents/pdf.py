@@ -6,7 +6,8 @@ import pypdfium2
 import pypdfium2.raw as pdfium
 from PIL import Image
 
-from worker.documents.sheets import too_many_pixels
+from worker.documents.frames import too_many_pixels
+from worker.documents.text_layer import TextLayer, text_layer
 from worker.errors import InputUnavailable
 
 #: Points of an inch.
@@ -14,7 +15,12 @@ POINTS = 72
 
 
 class Pdf:
-    """A PDF; see `Sheets`. Sizes are points.
+    """A PDF, measured in points. Pages count from 1.
+
+    Args:
+        path: of the file.
+        name: in messages.
+        most_pixels: a page may have when it is looked at.
 
     Raises:
         InputUnavailable: it is broken, has no pages, or wants a password.
@@ -39,7 +45,12 @@ class Pdf:
             raise InputUnavailable(f"{name} is a PDF without pages.", "Send one that has some.")
 
     def picture(self, page: int, dpi: float, longest_side: int | None = None) -> Image.Image:
-        """A page; see `Sheets`."""
+        """A page, upright, RGB, at `dpi` and no longer than `longest_side`.
+
+        Raises:
+            InputTooLarge: it would have more pixels than it may.
+            InputUnavailable: it is broken.
+        """
         opened = self.open(page)
         try:
             width, height = opened.get_size()
@@ -56,6 +67,29 @@ class Pdf:
                 )
             picture: Image.Image = opened.render(scale=scale, rev_byteorder=True).to_pil()
             return picture.convert("RGB")
+        except pypdfium2.PdfiumError as error:
+            raise self._broken(page, error) from None
+        finally:
+            opened.close()
+
+    def size(self, page: int) -> tuple[float, float]:
+        """Width and height of a page."""
+        opened = self.open(page)
+        try:
+            width, height = opened.get_size()
+            return round(width, 2), round(height, 2)
+        finally:
+            opened.close()
+
+    def text(self, page: int) -> TextLayer:
+        """The text layer of a page.
+
+        Raises:
+            InputUnavailable: it is broken.
+        """
+        opened = self.open(page)
+        try:
+            return text_layer(opened)
         except pypdfium2.PdfiumError as error:
             raise self._broken(page, error) from None
         finally:

@@ -44,10 +44,11 @@ class Readers:
         processes: at most.
         threads: each may compute with.
         most_memory_bytes: of addresses each may use; one that wants more fails at its page.
+        most_pages: that are read of one document.
     """
 
-    def __init__(self, processes: int, threads: int, most_memory_bytes: int) -> None:
-        self.processes = processes
+    def __init__(self, processes: int, threads: int, most_memory_bytes: int, most_pages: int = 500) -> None:
+        self.processes, self.most_pages = processes, most_pages
         self._arguments = (str(threads), str(most_memory_bytes))
         self._turns = asyncio.Semaphore(processes)
         self._threads = ThreadPoolExecutor(processes, "readers")

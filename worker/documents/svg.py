@@ -9,12 +9,11 @@ import defusedxml.ElementTree
 from defusedxml.common import DefusedXmlException
 from PIL import Image
 
-from worker.documents.sheets import too_many_pixels
+from worker.documents.frames import Pictures, too_many_pixels
 from worker.errors import InputUnavailable, SettingsError
 
-#: Pixels of an inch, as browsers count them; the size of a drawing that does not say its own.
-_PIXELS_AN_INCH, _SIZE = 96, (1024.0, 768.0)
-_SVG = "http://www.w3.org/2000/svg"
+#: Of a drawing that does not say its size, pixels.
+_SIZE = (1024.0, 768.0)
 _ROOT = re.compile(
     rb"\A(?:\xef\xbb\xbf)?(?:<\?[^>]*>|<!--(?:(?!-->).)*-->|<!DOCTYPE[^>\[]*>|\s)*<(?:\w+:)?svg\b", re.DOTALL
 )
@@ -45,29 +44,32 @@ def words_of(data: bytes, name: str) -> str:
     return "\n".join(dict.fromkeys(line for line in said if line))[:_MOST_WORDS]
 
 
-class Svg:
-    """A drawing; see `Sheets`. Sizes are pixels, 96 to an inch.
+class Svg(Pictures):
+    """A drawing as a picture of any size; its own is in pixels, 96 to an inch.
 
     Raises:
         InputUnavailable: it is broken, or defines entities.
     """
 
-    kind = "picture"
-    count = 1
-
     def __init__(self, path: Path, name: str, most_pixels: int) -> None:
         self._name, self._most_pixels = name, most_pixels
+        self.count = 1
         self._root = _read(path.read_bytes(), name)
         _keep_within(self._root)
 
-    def picture(self, page: int, dpi: float, longest_side: int | None = None) -> Image.Image:
-        """The drawing on white; see `Sheets`."""
+    def picture(self, page: int, _dpi: float = 0, longest_side: int | None = None) -> Image.Image:
+        """The drawing on white, as long as `longest_side`, or as it says.
+
+        Raises:
+            InputTooLarge: it would have too many pixels.
+            InputUnavailable: it cannot be drawn.
+        """
         try:
             import resvg_py
         except ImportError:
             raise SettingsError("SVG drawings need resvg: pip install 'kc-worker[ocr]'.") from None
         width, height = _size(self._root)
-        scale = dpi / _PIXELS_AN_INCH if longest_side is None else longest_side / max(width, height)
+        scale = 1.0 if longest_side is None else longest_side / max(width, height)
         size = max(1, round(width * scale)), max(1, round(height * scale))
         if size[0] * size[1] > self._most_pixels:
             raise too_many_pixels(self._name, size, self._most_pixels, "Make it smaller.")
@@ -80,6 +82,11 @@ class Svg:
         except ValueError as error:
             raise InputUnavailable(f"{self._name} is an SVG that cannot be drawn: {error}.") from None
         return Image.open(io.BytesIO(drawn)).convert("RGB")
+
+    def size(self, page: int) -> tuple[int, int]:
+        """Width and height, as it says."""
+        width, height = _size(self._root)
+        return round(width), round(height)
 
     def close(self) -> None:
         """Nothing is open."""

@@ -22,16 +22,19 @@ from worker.delivery.asking import unusable
 from worker.delivery.following import Follower
 from worker.delivery.sending import Sender
 from worker.errors import SettingsError
-from worker.gateway import batches, files, openai, operating, tasks
+from worker.gateway import batches, documents, files, openai, operating, tasks
 from worker.gateway.answers import ApiError, answer, gone, on_api_error
-from worker.gateway.desk import Desk
+from worker.gateway.desk import Desk, Reading
 from worker.gateway.feeding import kept_feeding
 from worker.gateway.guard import REQUEST_ID, Guard
 from worker.gateway.keys import KeyRing
 from worker.redis_client import RedisAddress
 from worker.settings import Settings
+from worker.storage.blobs import Blobs
 from worker.storage.files import FileStore
 
+#: The schema of the errors FastAPI would answer with.
+_FASTAPIS = "HTTPValidationError"
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 _DESCRIPTION = """
 Language-model work as tasks, on your own servers. Everything goes through the queue: any task by its name
@@ -53,13 +56,17 @@ def create_app(chosen: Settings) -> FastAPI:
             "key with `kc-worker gateway key NAME`, or set GATEWAY_API_KEYS=none."
         )
 
+    reading = Reading(
+        Blobs(chosen.storage.blob_dir), group.ocr_results, group.ocr_upload, chosen.storage.max_input_bytes
+    )
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with address.connect(64) as client, Follower(address) as follower, kept_feeding():
             sender = Sender(client, group.gateway_max_waiting)
             app.state.desk = Desk(
                 client, follower, sender, keys, chosen.redis.result_ttl_s,
-                FileStore(chosen.batch.files_dir / FILES), Records(chosen.batch.files_dir / BATCHES),
+                FileStore(chosen.batch.files_dir / FILES), Records(chosen.batch.files_dir / BATCHES), reading,
             )  # fmt: skip
             yield
 
@@ -72,7 +79,7 @@ def create_app(chosen: Settings) -> FastAPI:
         lifespan=lifespan,
         redirect_slashes=False,
     )
-    for routes in (tasks, openai, files, batches, operating):
+    for routes in (tasks, openai, files, batches, documents, operating):
         app.include_router(routes.router)
     app.add_exception_handler(ApiError, on_api_error)
     app.add_exception_handler(HTTPException, _on_http_error)
@@ -88,10 +95,13 @@ def create_app(chosen: Settings) -> FastAPI:
             allow_headers=["Authorization", "Content-Type", "Last-Event-ID"],
             expose_headers=[REQUEST_ID, "Retry-After"],
         )
-    most, most_of_file = chosen.storage.max_message_bytes, chosen.batch.max_file_bytes + files.FORM_BYTES
+    most = {
+        files.router.prefix: chosen.batch.max_file_bytes + files.FORM_BYTES,
+        documents.UPLOAD_PATH: chosen.storage.max_input_bytes + files.FORM_BYTES,
+    }
     app.add_middleware(
         Guard,
-        most_bytes=lambda path: most_of_file if path == files.router.prefix else most,
+        most_bytes=lambda path: most.get(path, chosen.storage.max_message_bytes),
         timeout_s=group.gateway_body_timeout_s,
     )
     app.add_middleware(_Counted)
@@ -163,8 +173,9 @@ def _without_fastapis_422(app: FastAPI) -> None:
         document = generated()
         for path in document["paths"].values():
             for operation in path.values():
-                operation["responses"].pop("422", None)
-        for name in ("HTTPValidationError", "ValidationError"):
+                if _FASTAPIS in str(operation["responses"].get("422")):
+                    del operation["responses"]["422"]
+        for name in (_FASTAPIS, "ValidationError"):
             document["components"]["schemas"].pop(name, None)
         return document
 

@@ -5,6 +5,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Request
@@ -19,6 +20,7 @@ from worker.delivery.sending import Known, Sender, Sent, TooMuch
 from worker.delivery.states import Update
 from worker.gateway.answers import ApiError, gone, not_found, of_too_much
 from worker.gateway.keys import ANYBODY, Caller, KeyRing
+from worker.storage.blobs import Blobs
 from worker.storage.files import FileStore
 
 Queue = Literal["interactive", "default", "batch"]
@@ -28,6 +30,23 @@ _BEARER = HTTPBearer(auto_error=False, description="A key that `kc-worker gatewa
 
 #: A rough measure (OpenAI's own): characters a token, and tokens of an answer nobody has limited.
 _CHARS_A_TOKEN, _ANSWER_TOKENS = 4, 256
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Where documents come and go.
+
+    Attributes:
+        blobs: where they wait for the worker.
+        folder: where what was read is left, one folder a task.
+        upload_to: URL of a copy; "" for none.
+        most_bytes: of one document.
+    """
+
+    blobs: Blobs
+    folder: Path
+    upload_to: str
+    most_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +61,7 @@ class Desk:
         result_ttl_s: seconds it is known that a task was cancelled.
         files: of all callers.
         records: of their batches.
+        reading: of documents.
     """
 
     client: Redis
@@ -51,6 +71,7 @@ class Desk:
     result_ttl_s: int
     files: FileStore
     records: Records
+    reading: Reading
     _cancelling: set[asyncio.Task[str]] = field(default_factory=set)
 
     async def send(self, caller: Caller, task: str, kwargs: Json, queue: str) -> Sent:

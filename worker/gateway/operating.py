@@ -10,9 +10,11 @@ from pydantic import BaseModel
 from redis.exceptions import RedisError
 
 from worker import __version__
-from worker.delivery.truth import Truth, look, show
+from worker.contracts.base import Json
+from worker.delivery.truth import Truth, WorkerTruth, look, show
 from worker.gateway.answers import documented
 from worker.gateway.desk import CallerOf, Desk, DeskOf
+from worker.gateway.documents import able, ocr_models
 from worker.metrics import BATCH_LINES_LEFT, BATCHES
 
 router = APIRouter(tags=["operating"])
@@ -28,14 +30,22 @@ class Part(BaseModel):
     reason: str = ""
 
 
+class OcrPart(Part):
+    """Whether scanned documents can be read: models that some worker has, and those that none has."""
+
+    present: list[str]
+    missing: list[str]
+
+
 class Health(BaseModel):
-    """Whether tasks that are sent now can be done."""
+    """Whether tasks that are sent now can be done; `ocr` is about one kind of them and breaks no other."""
 
     status: Literal["ok", "unavailable"]
     version: str
     redis: Part
     workers: Part
     models: Part
+    ocr: OcrPart
 
 
 class Live(BaseModel):
@@ -91,7 +101,18 @@ async def health(desk: DeskOf, response: Response) -> Any:
         "status": "unavailable" if broken else "ok",
         "version": __version__,
         **{name: {"status": "unavailable" if why else "ok", "reason": why} for name, why in parts.items()},
+        "ocr": _ocr(workers),
     }
+
+
+def _ocr(workers: list[WorkerTruth]) -> Json:
+    present, missing = ocr_models(workers)
+    reason = "" if able(workers) else "No live worker reads documents."
+    if not reason and not present:
+        reason = "No worker has the OCR models: pip install 'kc-worker[ocr]'."
+    return {
+        "status": "unavailable" if reason else "ok", "reason": reason, "present": present, "missing": missing,
+    }  # fmt: skip
 
 
 @router.get("/v1/capacity", response_model=Capacity, responses=documented())

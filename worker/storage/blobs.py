@@ -42,18 +42,35 @@ class Blobs:
         digest = hashlib.sha256(data).hexdigest()
         target = self._path(digest)
         try:
-            if not self._is_local:
-                self._files.pipe_file(target, data)  # whole or not at all
-            elif self._files.exists(target):
+            if self._is_local and self._files.exists(target):
                 self._files.touch(target, truncate=False)
             else:
-                self._files.makedirs(target.rpartition("/")[0], exist_ok=True)
-                draft = f"{target}-{secrets.token_hex(4)}"
-                self._files.pipe_file(draft, data)
-                self._files.mv(draft, target)
+                self._write(target, data)
         except OSError as error:
             raise InputUnavailable(f"The blob store does not take an input: {error}.") from None
         return f"sha256:{digest}"
+
+    def keep(self, key: str, data: bytes) -> None:
+        """Keep what was worked out from something, under a hash (hex) of all that it depends on.
+
+        Nothing refers to it: it is swept by its age alone, and then worked out again.
+
+        Raises:
+            InputUnavailable: the store does not take it now.
+        """
+        try:
+            self._write(self._kept(key), hashlib.sha256(data).digest() + data)
+        except OSError as error:
+            raise InputUnavailable(f"The blob store does not take a result: {error}.") from None
+
+    def kept(self, key: str) -> bytes | None:
+        """What was kept under a hash; None where there is nothing, or nothing whole."""
+        try:
+            found: bytes = self._files.cat_file(self._kept(key))
+        except OSError:
+            return None
+        digest, data = found[:32], found[32:]
+        return data if hashlib.sha256(data).digest() == digest else None
 
     def read(self, reference: str, most_bytes: int) -> bytes:
         """The bytes of a reference.
@@ -100,6 +117,19 @@ class Blobs:
                     self._files.rm_file(path)
                 removed, size = removed + 1, size + int(about.get("size") or 0)
         return removed, size
+
+    def _write(self, target: str, data: bytes) -> None:
+        """Whole or not at all."""
+        if not self._is_local:
+            self._files.pipe_file(target, data)
+            return
+        self._files.makedirs(target.rpartition("/")[0], exist_ok=True)
+        draft = f"{target}-{secrets.token_hex(4)}"
+        self._files.pipe_file(draft, data)
+        self._files.mv(draft, target)
+
+    def _kept(self, key: str) -> str:
+        return f"{self._path(key)}-kept"
 
     def _path(self, digest: str) -> str:
         return f"{self._root}/{digest[:2]}/{digest}"

@@ -1,6 +1,6 @@
 """The catalogue: importing this room registers every task."""
 
-from worker.tasks import analyze, chat, diagram, embed, extract, keywords, normalize, summarize
+from worker.tasks import analyze, chat, diagram, document, embed, extract, keywords, normalize, summarize
 from worker.tasks.base import CATALOGUE, Task, Work
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "analyze",
     "chat",
     "diagram",
+    "document",
     "embed",
     "extract",
     "keywords",

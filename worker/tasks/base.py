@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from worker.backends.assembly import pieces_of
 from worker.backends.base import Backend, CallContext, Capabilities, Chunk, Json, OnChunk, Reply
@@ -107,6 +107,10 @@ class Work:
         """
         data = await self.bytes(given, field)
         return await asyncio.to_thread(read_picture, data, f"`{field}`", self.look)
+
+    def note_model(self, name: str) -> None:
+        """Say what did the work where no model server was asked."""
+        self._model = self._model or name
 
     def meta(self) -> Meta:
         """The `meta` of the result: the sums over all calls, the first call's TTFT, the last one's ending."""
@@ -214,12 +218,28 @@ def feed(previous: object, contract: type[TaskArguments], arguments: Json) -> Js
     if field in arguments or "messages" in arguments:
         return arguments
     text = _text_of(previous)
+    if text is None and (blob := _blob_of(previous)) and _takes_inputs(contract, field):
+        return {**arguments, field: {"blob": blob}}
     if text is None:
         raise InvalidTask(
             f"`{field}` is missing, and the previous task's result has no text to take its place.",
             f"Pass `{field}`, or chain after a task that answers with text.",
         )
     return {**arguments, field: [{"role": "user", "content": text}] if field == "messages" else text}
+
+
+def _blob_of(result: object) -> str | None:
+    """The reference of a text that was too long for a result."""
+    match result:
+        case {"markdown": {"blob": str(blob)}}:
+            return blob
+        case _:
+            return None
+
+
+def _takes_inputs(contract: type[TaskArguments], field: str) -> bool:
+    """Whether a field takes a text by reference."""
+    return Input in get_args(contract.model_fields[field].annotation)
 
 
 def said_in(result: Json) -> list[Chunk]:

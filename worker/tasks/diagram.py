@@ -143,10 +143,11 @@ async def _picture(work: Work, arguments: DiagramArguments, data: bytes) -> tupl
         async with opened(work.readers, data, "`image`", look.most_pixels) as document:
             if page > document.count:
                 raise InvalidTask(f"`page`: there is no page {page}; `image` has {document.count}.")
-            png, width, height = await document.picture(page, _DPI, look.longest_side)
+            sheet = await document.picture(page, _DPI, look.longest_side)
     except PageFailed as error:
         raise InputUnavailable(f"`image` could not be looked at: {error}") from None
-    return Picture(png, "image/png", width, height, (width, height), "SVG" if drawn else "PDF"), words
+    kind = "SVG" if drawn else "PDF"
+    return Picture(sheet.png, "image/png", *sheet.pixels, sheet.pixels, kind), words
 
 
 def _is_pdf(data: bytes) -> bool:

@@ -129,28 +129,29 @@ def _best_cut(text: str, earliest: int, ideal: int, latest: int) -> int:
 
 
 class Steps:
-    """Progress of work in many model calls, in chunks; work in one call reports none.
+    """Progress of work in many steps; work in one reports none.
 
     Args:
         work: whose progress it is.
+        unit: what the steps are.
     """
 
-    def __init__(self, work: Work) -> None:
-        self._work = work
+    def __init__(self, work: Work, unit: str = "chunks") -> None:
+        self._work, self._unit = work, unit
         self.done = 0
         self._total = 0
 
     async def expect(self, more: int) -> None:
         """So many calls are still to come, as far as is known now."""
         self._total = self.done + more
-        await self._work.progress(self.done, self._total, "chunks")
+        await self._work.progress(self.done, self._total, self._unit)
 
     async def step(self) -> None:
         """One call is done."""
         self.done += 1
         if self._total:
             self._total = max(self._total, self.done)
-            await self._work.progress(self.done, self._total, "chunks")
+            await self._work.progress(self.done, self._total, self._unit)
 
 
 def at_once(capabilities: Capabilities) -> int:

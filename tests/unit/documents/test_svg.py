@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from worker.documents.sheets import open_sheets
+from worker.documents.child import _opened
 from worker.documents.svg import Svg, words_of
 from worker.errors import InputTooLarge, InputUnavailable
 
@@ -23,7 +23,7 @@ def drawn(
     path.write_text(
         f'{head}<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {attributes}>{inner}</svg>'
     )
-    return open_sheets(path, "`image`", 1_000_000).picture(1, 96, 400)
+    return _opened(path, "`image`", 1_000_000).picture(1, 96, 400)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_what_is_written_is_read() -> None:
 def test_broken_and_harmful_drawings_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.svg").write_text(text)
     with pytest.raises(InputUnavailable, match="SVG"):
-        Svg(tmp_path / "x.svg", "`image`", 1000).picture(1, 96, 10)
+        Svg(tmp_path / "x.svg", "`image`", 1000).picture(1, 0, 10)
 
 
 def test_too_many_pixels_are_not_drawn(tmp_path: Path) -> None:
@@ -118,4 +118,4 @@ def test_too_many_pixels_are_not_drawn(tmp_path: Path) -> None:
         '<svg xmlns="http://www.w3.org/2000/svg" width="100000" height="100000"/>'
     )
     with pytest.raises(InputTooLarge, match="100,000 x 100,000"):
-        Svg(tmp_path / "x.svg", "`image`", 1_000_000).picture(1, 96)
+        Svg(tmp_path / "x.svg", "`image`", 1_000_000).picture(1)

@@ -1,10 +1,10 @@
-"""A file as pages that can be looked at; for the process that reads pages."""
+"""A picture as a document: its frames are pages; for the process that reads pages."""
 
 import io
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -13,66 +13,24 @@ from worker.errors import InputTooLarge, InputUnavailable
 
 T = TypeVar("T")
 
-#: A PDF begins within these bytes (what comes before is somebody's mail header).
-_PDF_HEAD_BYTES = 1024
 #: Formats in which several frames are several pages, not an animation.
 _PAGED = {"TIFF"}
 #: What Pillow raises of broken files.
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, KeyError)
 
 
-class Sheets(Protocol):
-    """The pages of one file. Pages count from 1; errors name the file as `name` says.
-
-    Attributes:
-        kind: `pdf`, measured in points, or `picture`, measured in pixels.
-        count: pages.
-    """
-
-    kind: str
-    count: int
-
-    def picture(self, page: int, dpi: float, longest_side: int | None = None) -> Image.Image:
-        """A page, upright, RGB; where it is measured in points at `dpi`, and no longer than `longest_side`.
-
-        Raises:
-            InputTooLarge: it would have more pixels than it may.
-            InputUnavailable: it is broken.
-        """
-        ...
-
-    def close(self) -> None:
-        """Close the file."""
-        ...
-
-
-def open_sheets(path: Path, name: str, most_pixels: int) -> Sheets:
-    """The pages of a file, whatever it is.
+class Pictures:
+    """A picture, measured in pixels; of a TIFF every frame is a page. Pages count from 1.
 
     Args:
         path: of the file.
         name: in messages.
-        most_pixels: a page may have when it is looked at.
+        most_pixels: a page may have.
 
     Raises:
-        InputUnavailable: it is nothing that has pages, is broken, or wants a password.
-        InputTooLarge: it is a picture with more pixels than it may have.
+        InputUnavailable: it is no picture, or broken.
+        InputTooLarge: it has more pixels than it may.
     """
-    with path.open("rb") as file:
-        head = file.read(_PDF_HEAD_BYTES)
-    if not head:
-        raise InputUnavailable(f"{name} is empty.", "Send a PDF or a picture.")
-    if b"%PDF" in head:
-        from worker.documents.pdf import Pdf
-
-        return Pdf(path, name, most_pixels)
-    from worker.documents.svg import Svg, is_svg
-
-    return (Svg if is_svg(head) else Pictures)(path, name, most_pixels)
-
-
-class Pictures:
-    """A picture; of a TIFF every frame is a page."""
 
     kind = "picture"
 
@@ -83,7 +41,7 @@ class Pictures:
             frames = int(getattr(self._file, "n_frames", 1))
         except UnidentifiedImageError:
             with path.open("rb") as file:
-                what = what_it_is(file.read(_PDF_HEAD_BYTES))
+                what = what_it_is(file.read(1024))
             raise InputUnavailable(
                 f"{name} is {what}, neither a PDF nor a picture ({', '.join(FORMATS)}).",
                 "Send one of those.",
@@ -93,8 +51,8 @@ class Pictures:
         self.count = frames if self._file.format in _PAGED else 1
         self._check(1)
 
-    def picture(self, page: int, dpi: float, longest_side: int | None = None) -> Image.Image:
-        """A page; see `Sheets`."""
+    def picture(self, page: int, _dpi: float = 0, longest_side: int | None = None) -> Image.Image:
+        """A page, upright, RGB, no longer than `longest_side`; errors as when it is made."""
         try:
             _quietly(lambda: self._file.seek(page - 1))
             self._check(page)
@@ -108,6 +66,10 @@ class Pictures:
         if longest_side is not None:
             upright.thumbnail((longest_side, longest_side), Image.Resampling.LANCZOS)
         return upright
+
+    def size(self, page: int) -> tuple[int, int]:
+        """Width and height of a page."""
+        return self.picture(page).size
 
     def close(self) -> None:
         """Close the file."""

@@ -1,0 +1,177 @@
+"""What a PDF says in letters is taken as it stands; what only seems to is not."""
+
+import io
+
+import pytest
+from PIL import Image
+
+from tests import papers
+from worker.documents.marks import Box
+
+
+def _cells(markdown: str) -> list[list[str]]:
+    rows = [line.strip("| ").split(" | ") for line in markdown.splitlines() if line.startswith("|")]
+    return [row for row in rows if set("".join(row)) != {"-"}]
+
+
+async def test_a_page_is_read_exactly(read) -> None:
+    page = await read(papers.pdf([papers.lines(60, 80, papers.PROSE)]))
+    assert page["markdown"] == " ".join(papers.PROSE)
+    assert (page["source"], page["confidence"], page["turned"]) == ("text", 1.0, 0)
+    assert page["characters"] == len("".join(papers.PROSE).replace(" ", ""))
+    assert (page["unit"], page["width"], page["height"]) == ("pt", papers.WIDTH, papers.HEIGHT)
+    assert [line["text"] for line in page["lines"]] == list(papers.PROSE)
+
+
+async def test_polish_letters_are_read_exactly(read) -> None:
+    text = "Zażółć gęślą jaźń. Pchnąć w tę łódź jeża lub ośm skrzyń fig. Łódź, Żory, Ślesin, Źródła."
+    page = await read(papers.pdf([papers.said(60, 80, text)]))
+    assert page["markdown"] == text
+
+
+async def test_boxes_are_points_from_the_upper_left_corner(read) -> None:
+    page = await read(papers.pdf([papers.said(100, 200, "Here it stands", 12)]))
+    left, top, right, bottom = page["lines"][0]["box"]
+    assert left == pytest.approx(100, abs=2)
+    assert top < 200 < bottom < 206
+    assert 165 < right < 190
+    assert page["blocks"][0]["box"] == page["lines"][0]["box"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "corner"),
+    [("/Rotate 90", (636, 98)), ("/Rotate 180", (417, 636)), ("/CropBox [50 100 500 800]", (50, 156))],
+)
+async def test_boxes_are_of_the_page_as_it_is_looked_at(
+    read, extra: str, corner: tuple[float, float]
+) -> None:
+    page = await read(papers.pdf([papers.said(100, 200, "Here it stands", 12)], extra=extra))
+    box: Box = tuple(page["lines"][0]["box"])
+    assert box[0] == pytest.approx(corner[0], abs=14)
+    assert box[1] == pytest.approx(corner[1], abs=14)
+    assert 0 <= box[0] < box[2] <= page["width"]
+    assert 0 <= box[1] < box[3] <= page["height"]
+
+
+async def test_a_page_that_is_turned_and_written_on_turned_is_read_level(read) -> None:
+    """As programs write landscape pages."""
+    turned = b"q 0 1 -1 0 %d 0 cm\n" % papers.WIDTH + papers.lines(300, 500, papers.PROSE[:3]) + b"Q\n"
+    page = await read(papers.pdf([turned], extra="/Rotate 90"))
+    assert page["markdown"] == " ".join(papers.PROSE[:3])
+    assert page["width"] == papers.HEIGHT
+    left, top, right, bottom = page["lines"][0]["box"]
+    assert right - left > 20 * (bottom - top)
+
+
+@pytest.mark.parametrize("ruled", [True, False])
+async def test_a_table_keeps_its_cells(read, ruled: bool) -> None:
+    content = (
+        papers.said(60, 80, "Before it.")
+        + papers.table(60, 110, ruled=ruled)
+        + papers.said(60, 230, "After it.")
+    )
+    page = await read(papers.pdf([content]))
+    assert _cells(page["markdown"]) == [list(row) for row in papers.TABLE]
+    assert page["markdown"].startswith("Before it.\n\n|")
+    assert page["markdown"].endswith("|\n\nAfter it.")
+    (block,) = [block for block in page["blocks"] if block["kind"] == "table"]
+    assert block["rows"] == [list(row) for row in papers.TABLE]
+
+
+async def test_cells_that_are_drawn_as_one(read) -> None:
+    content = papers.table(60, 100, [("", "", ""), ("a", "b", "c")], ruled=False)
+    for y in (100, 120, 140):
+        content += papers.rule(60, y, 420, y)
+    content += papers.rule(60, 100, 60, 140) + papers.rule(420, 100, 420, 140)
+    content += papers.rule(180, 120, 180, 140) + papers.rule(300, 120, 300, 140)
+    content += papers.said(200, 114, "over all three")
+    page = await read(papers.pdf([content]))
+    assert _cells(page["markdown"])[1] == ["a", "b", "c"]
+    assert page["blocks"][0]["rows"][0] == ["over all three", "", ""]
+
+
+async def test_empty_cells_and_cells_of_two_lines(read) -> None:
+    rows = [("Name", "Note"), ("one", ""), ("two", "first line"), ("three", "x")]
+    content = papers.table(60, 100, rows, ruled=True, pitch=34) + papers.said(186, 196, "second line")
+    page = await read(papers.pdf([content]))
+    assert page["blocks"][0]["rows"] == [
+        ["Name", "Note"],
+        ["one", ""],
+        ["two", "first line second line"],
+        ["three", "x"],
+    ]
+
+
+async def test_columns_are_read_one_after_the_other(read) -> None:
+    page = await read(papers.pdf([papers.columns()]))
+    assert page["markdown"] == "\n\n".join(
+        ["# A title above two columns", " ".join(papers.LEFT), " ".join(papers.RIGHT)]
+    )
+
+
+async def test_headings_items_and_broken_words(read) -> None:
+    content = (
+        papers.said(60, 60, "A report", 24) + papers.said(60, 100, "1. The first part", 16)
+        + papers.lines(60, 130, ["Some of it is about the con-", "fluence of two rivers."])
+        + papers.lines(60, 180, ["• one", "• two and more", "1. three"])
+        + papers.lines(60, 240, papers.PROSE)
+    )  # fmt: skip
+    page = await read(papers.pdf([content]))
+    assert page["markdown"].split("\n\n") == [
+        "# A report", "## 1. The first part", "Some of it is about the confluence of two rivers.",
+        "- one\n- two and more\n1. three", " ".join(papers.PROSE),
+    ]  # fmt: skip
+
+
+async def test_what_looks_like_markup_is_not_made_any(read) -> None:
+    page = await read(
+        papers.pdf(
+            [
+                papers.said(60, 60, "# 5 of them | and more")
+                + papers.table(60, 90, [("a|b", "c"), ("d", "e")], ruled=True)
+            ]
+        )
+    )
+    assert page["markdown"].startswith("\\# 5 of them | and more\n\n| a\\|b | c |")
+
+
+async def test_a_layer_nobody_can_see_is_not_taken(read) -> None:
+    """A scan with somebody's OCR behind it, and one with a few stray letters on it."""
+    picture = papers.looked_at(papers.pdf([papers.said(60, 100, "What can be seen", 24)]), 100)[0]
+    behind = _with_picture(picture, papers.said(60, 100, "What cannot be seen", 24, mode=3))
+    stray = _with_picture(picture, papers.said(500, 800, "p 3", 6))
+    for document in (behind, stray):
+        page = await read(document)
+        assert page["source"] == "ocr"
+        assert "What can be seen" in page["markdown"]
+    assert "What cannot be seen" in (await read(behind, mode="text"))["markdown"]
+
+
+async def test_letters_without_meaning_are_not_taken(read) -> None:
+    junk = papers.pdf([papers.said(60, 100, "(cid:12)(cid:40)(cid:8) (cid:77)(cid:15)")])
+    assert (await read(junk))["source"] == "ocr"
+
+
+async def test_an_empty_page_is_empty(read) -> None:
+    page = await read(papers.pdf([b""]))
+    assert (page["source"], page["markdown"], page["characters"]) == ("text", "", 0)
+
+
+def _with_picture(picture: Image.Image, content: bytes) -> bytes:
+    """A page that a picture covers, and text on it."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG")
+    data = buffer.getvalue()
+    drawn = b"q %d 0 0 %d 0 0 cm /I1 Do Q\n" % (papers.WIDTH, papers.HEIGHT) + content
+    objects = [
+        b"<< /Type /Catalog /Pages 2 0 R >>",
+        b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 %d %d] /Resources << /Font << /F1 5 0 R >> /XObject << /I1 6 0 R >> >> /Contents 4 0 R >>"
+        % (papers.WIDTH, papers.HEIGHT),
+        b"<< /Length %d >>\nstream\n%s\nendstream" % (len(drawn), drawn),
+        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+        b"<< /Type /XObject /Subtype /Image /Width %d /Height %d /ColorSpace /DeviceRGB /BitsPerComponent 8 /Filter /DCTDecode /Length %d >>\nstream\n%s\nendstream"
+        % (*picture.size, len(data), data),
+    ]
+    out = b"%PDF-1.4\n" + b"".join(b"%d 0 obj\n%s\nendobj\n" % (n, one) for n, one in enumerate(objects, 1))
+    return out + b"trailer << /Size 7 /Root 1 0 R >>\n%%EOF\n"
