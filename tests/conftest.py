@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import hypothesis
 import pytest
 from celery import Celery
 
+from tests.postgresql import PostgreSQL, programs
 from worker.local.celery_worker import LocalWorker
 from worker.local.llamacpp import LocalLlama
 from worker.local.redis import LocalRedis
@@ -102,6 +104,27 @@ def shared_worker(
     with LocalWorker(redis_url, llama_url, args=["--without-mingle"], directory=folder) as process:
         process.wait_ready()
         yield process
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """One PostgreSQL for all tests of this process; each makes a database of its own in it."""
+    if (found := programs()) is None:
+        pytest.skip("PostgreSQL is not installed here (apt-get install postgresql)")
+    with PostgreSQL(found) as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An empty database: each test that takes it runs on SQLite and on PostgreSQL."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'kc.db'}"
+        return
+    server: PostgreSQL = request.getfixturevalue("postgresql")
+    name = f"test_{uuid.uuid4().hex}"
+    yield server.create(name)
+    server.drop(name)
 
 
 @pytest.fixture

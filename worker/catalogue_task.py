@@ -6,6 +6,7 @@ import time
 from collections.abc import Coroutine, Iterator, Mapping
 from concurrent.futures import CancelledError
 from contextlib import AbstractAsyncContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 from celery import Task
@@ -149,6 +150,8 @@ class CatalogueTask(Task):  # type: ignore[type-arg]
                 texts=shared.texts,
                 look=shared.look,
                 readers=shared.readers,
+                drawings=shared.drawings,
+                same=partial(self._same, request.id, options),
                 progress=progress,
                 queue_s=queue_s,
                 on_chunk=None if stream is None else stream.add,
@@ -176,7 +179,7 @@ class CatalogueTask(Task):  # type: ignore[type-arg]
 
     async def _result_of_another(self, task_id: str, options: Options, arguments: Json) -> Json | None:
         """The result of a task that does the same by its key or its words; None: this one does it."""
-        if options.idempotency_key is None and not options.cache:
+        if options.idempotency_key is None and (self.entry.shares or not options.cache):
             return None
         asked = fingerprint(self.entry.name, {**arguments, "options": None}, __version__)
         if options.idempotency_key is not None:
@@ -185,6 +188,14 @@ class CatalogueTask(Task):  # type: ignore[type-arg]
             name = fingerprint("cache", options.tenant, asked, runtime().settings.backend.llm_model)
         result = await first_result(self.backend.ledger, name, task_id, asked, int(self.backend.expires))
         return result and {**result, "meta": {**result["meta"], "cached": True}}
+
+    async def _same(self, task_id: str, options: Options, name: str) -> Json | None:
+        """The result of a task of the same owner that does the work of that name; None: this one does it."""
+        key = fingerprint("same", self.entry.name, options.tenant, name)
+        result: Json | None = await first_result(
+            self.backend.ledger, key, task_id, key, int(self.backend.expires)
+        )
+        return result
 
     def _again_or_dead(self, request: Any, error: TaskError, deadline_s: float | None) -> None:
         """Put a task off that failed for a reason that may pass; not for ever, and not beyond its deadline.

@@ -29,7 +29,7 @@ class TaskError(Exception):
         hint: what to do about it; the class's own hint where none is given.
     """
 
-    retryable: ClassVar[bool] = False
+    retryable: bool = False
     default_hint: ClassVar[str] = ""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
@@ -49,7 +49,17 @@ class InputTooLarge(InvalidTask):
 
 
 class InputUnavailable(InvalidTask):
-    """A referenced input does not exist or cannot be read."""
+    """A referenced input, or what is remembered of earlier tasks, does not exist or cannot be read.
+
+    Args:
+        message: what is wrong.
+        hint: what to do about it.
+        retryable: whether it may pass: the database is away.
+    """
+
+    def __init__(self, message: str, hint: str | None = None, *, retryable: bool = False) -> None:
+        super().__init__(message, hint)
+        self.retryable = retryable
 
 
 class ForbiddenInput(InvalidTask):

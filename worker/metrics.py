@@ -29,6 +29,10 @@ TTFT_SECONDS = Histogram(
 TOKENS = Counter("kc_tokens", "Tokens as the model server counted them.", ["task", "kind"])
 BACKEND_CALLS = Counter("kc_backend_requests", "HTTP requests to model servers, retries included.", ["task"])
 
+DATABASE_MISSED = Counter(
+    "kc_database_missed", "Things that were not remembered or looked up because the database was away."
+)
+
 # What Redis knows of all workers, read when it is asked for; NaN while Redis is away. Every worker shows the
 # same figures: take the maximum, not the sum.
 QUEUE_WAITING = Gauge("kc_queue_waiting", "Tasks in a queue that no worker has taken.", ["queue"])

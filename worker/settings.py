@@ -297,9 +297,27 @@ class BatchSettings(_Group):
     batch_in_flight: Literal["auto"] | Annotated[int, Field(ge=1, le=100_000)] = "auto"
 
 
+class DatabaseSettings(_Group):
+    """What is remembered in SQL.
+
+    Attributes:
+        database_url: sqlite:///FILE (sqlite:////FILE from the root) or postgresql://USER:PASSWORD@HOST:PORT/NAME;
+            workers, gateways and commands share it.
+    """
+
+    database_url: SecretStr = SecretStr("sqlite:///.kc/kc.db")
+
+    @field_validator("database_url")
+    @classmethod
+    def _known_database(cls, value: SecretStr) -> SecretStr:
+        if urlsplit(value.get_secret_value()).scheme not in {"sqlite", "postgresql"}:
+            raise ValueError("must start with sqlite:/// or postgresql://")
+        return value
+
+
 GROUPS: tuple[type[_Group], ...] = (
     RedisSettings, BackendSettings, WorkerSettings, StorageSettings, ModelSettings, GatewaySettings,
-    BatchSettings, DocumentSettings,
+    BatchSettings, DatabaseSettings, DocumentSettings,
 )  # fmt: skip
 
 
@@ -314,6 +332,7 @@ class Settings:
         models: model downloads.
         gateway: the HTTP gateway.
         batch: files and batches.
+        database: what is remembered in SQL.
         documents: documents that are read.
     """
 
@@ -325,6 +344,7 @@ class Settings:
         self.models = ModelSettings()
         self.gateway = GatewaySettings()
         self.batch = BatchSettings()
+        self.database = DatabaseSettings()
         self.documents = DocumentSettings()
 
     @classmethod
@@ -374,6 +394,9 @@ def _refuse_misspelt() -> None:
             if name.upper() not in known and not name.startswith(("COMPOSE_", "DOCKER_")):
                 raise SettingsError(f"{ENV_FILE}: {name} is not a setting{_meant(name, known)}")
     for name in os.environ:
+        ours = name.startswith(
+            ("LLM_", "REDIS_", "WORKER_", "TASK_", "GATEWAY_", "BATCH_", "FETCH_", "DATABASE_")
+        )
         ours = name.startswith(("LLM_", "REDIS_", "WORKER_", "TASK_", "GATEWAY_", "BATCH_", "FETCH_", "OCR_"))
         if ours and name not in known and (meant := _meant(name, known)):
             raise SettingsError(f"{name} is not a setting{meant}")

@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from worker.backends.base import Backend, BackendOptions, Json
 from worker.backends.registry import create_backend
@@ -17,6 +18,10 @@ from worker.storage.blobs import Blobs
 from worker.storage.fetching import Allowed, Fetcher
 from worker.storage.inputs import Inputs
 from worker.storage.texts import Texts
+
+if TYPE_CHECKING:
+    from worker.database.drawings import Drawings
+    from worker.database.engine import Database
 
 #: A process holds this many tasks for each request its servers take at once, and so many more.
 LOOK_AHEAD, SPARE_TASKS = 1.5, 4
@@ -48,6 +53,17 @@ def build_texts(chosen: Settings) -> Texts:
     fetcher = Fetcher(Allowed.of(group.fetch_allow), group.fetch_timeout_s)
     inputs = Inputs(Blobs(group.blob_dir), group.input_dirs, fetcher, group.max_input_bytes)
     return Texts(inputs, group.max_text_bytes)
+
+
+def build_database(chosen: Settings) -> "Database":
+    """What is remembered in SQL.
+
+    Raises:
+        SettingsError: DATABASE_URL is not one, or its driver is missing.
+    """
+    from worker.database.engine import Database  # half a second, which not every command should take
+
+    return Database(chosen.database.database_url.get_secret_value())
 
 
 def build_readers(chosen: Settings) -> Readers:
@@ -118,6 +134,7 @@ class Runtime:
     texts: Texts
     look: Look
     readers: Readers
+    drawings: "Drawings"
 
 
 _runtimes: dict[int, Runtime] = {}
@@ -128,8 +145,11 @@ def runtime() -> Runtime:
     pid = os.getpid()
     if pid not in _runtimes:
         chosen = settings()
+        from worker.database.drawings import Drawings
+
         look = Look(chosen.storage.max_image_pixels, chosen.storage.image_longest_side)
+        drawings = Drawings(build_database(chosen))
         _runtimes[pid] = Runtime(
-            chosen, build_backend(chosen), build_texts(chosen), look, build_readers(chosen)
+            chosen, build_backend(chosen), build_texts(chosen), look, build_readers(chosen), drawings
         )
     return _runtimes[pid]

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 def test_tasks() -> None:
     assert set(CATALOGUE) == {
         "llm.chat", "llm.embed", "llm.extract", "text.summarize", "text.keywords", "text.normalize",
-        "image.analyze", "document.ocr",
+        "image.analyze", "diagram.describe", "document.ocr",
     }  # fmt: skip
 
 
@@ -39,7 +39,7 @@ def test_metrics() -> None:
         "kc_queue_waiting", "kc_queue_oldest_seconds", "kc_reserved", "kc_running", "kc_parked", "kc_delayed",
         "kc_suspects", "kc_dead", "kc_server_ready", "kc_server_limit", "kc_server_in_flight", "kc_gate_waiting",
         "kc_gateway_requests", "kc_gateway_request_duration_seconds", "kc_gateway_requests_open",
-        "kc_batches", "kc_batch_lines_left",
+        "kc_batches", "kc_batch_lines_left", "kc_database_missed",
     }  # fmt: skip
 
 

@@ -37,6 +37,21 @@ class Readiness:
 
 
 @dataclass(frozen=True, slots=True)
+class Adapter:
+    """A LoRA adapter a server has loaded.
+
+    Attributes:
+        name: requests ask for it by.
+        number: the server's own; 0 where it has none.
+        scale: 0 to 1, how much it works on requests that ask for none.
+    """
+
+    name: str
+    number: int = 0
+    scale: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Capabilities:
     """What a server was found to be able to do.
 
@@ -50,6 +65,7 @@ class Capabilities:
         embeddings: whether /v1/embeddings answers.
         tokenizer: whether the server counts tokens for us.
         vision: whether the model sees pictures; None where the server does not say.
+        adapters: LoRA adapters it had when it became ready.
     """
 
     server: str
@@ -61,6 +77,7 @@ class Capabilities:
     embeddings: bool
     tokenizer: bool
     vision: bool | None = None
+    adapters: tuple[Adapter, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +141,13 @@ class CallContext:
         task_id: the Celery task id; sent to the server as the `x-request-id` header.
         deadline: `time.monotonic()` value after which nobody wants the answer; None: no limit.
         lane: the queue the task came from: "interactive" goes first, "batch" last (see `lanes`).
+        adapter: name of the LoRA adapter chats are answered with; "" for none.
     """
 
     task_id: str = ""
     deadline: float | None = None
     lane: str = "default"
+    adapter: str = ""
 
 
 @dataclass(frozen=True, slots=True)

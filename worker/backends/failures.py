@@ -179,6 +179,12 @@ def unknown_model(message: str, models: Sequence[str]) -> BackendRejected:
     return BackendRejected(message, f"Set `model` or LLM_MODEL to one it serves: {served}.")
 
 
+def unknown_adapter(url: str, adapter: str, names: Sequence[str], flags: str) -> BackendRejected:
+    """The server has no LoRA adapter of that name; the hint says which it has, or how it gets one."""
+    there = f"It has: {', '.join(names)}." if names else f"It has none; start it with {flags}."
+    return BackendRejected(f"{url} has no LoRA adapter {adapter!r}.", there)
+
+
 def is_html(headers: Mapping[str, str], body: bytes) -> bool:
     """Whether an answer is a web page."""
     return "html" in headers.get("content-type", "") or body[:100].lstrip()[:1] == b"<"

@@ -82,6 +82,7 @@ class Fleet:
 
         async def send(server: Server, capabilities: Capabilities) -> Answer:
             payload = await _with_model(request, server, capabilities)
+            payload = await self._kind.adapted(server.client, capabilities, payload, context.adapter)
             try:
                 answer = await server.client.chat(
                     payload,
@@ -365,6 +366,7 @@ def weakest(found: Sequence[Capabilities]) -> Capabilities:
         embeddings=all(capabilities.embeddings for capabilities in found),
         vision=_all_of([capabilities.vision for capabilities in found]),
         tokenizer=all(capabilities.tokenizer for capabilities in found),
+        adapters=tuple(one for one in first.adapters if all(one in other.adapters for other in found)),
     )
 
 

@@ -41,6 +41,17 @@ class Kind(Protocol):
         """Tokens of each text by the server's own tokenizer; raises the errors of the client."""
         ...
 
+    async def adapted(
+        self, client: OpenAIClient, capabilities: Capabilities, request: Json, adapter: str
+    ) -> Json:
+        """A chat request that is answered with a LoRA adapter, "" for the model as it is.
+
+        Raises:
+            BackendRejected: the server has none of that name; the message says which it has.
+            BackendUnavailable: it cannot tell now.
+        """
+        ...
+
     async def queued(self, client: OpenAIClient) -> int | None:
         """Requests that wait inside a server whose limit has to be found; None where it does not say.
 

@@ -8,9 +8,11 @@ short: only /health and /openapi.json may be asked while it works.
 import asyncio
 import re
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Any
 
-from worker.backends.base import Capabilities, Json, Readiness, State
+from worker.backends import failures
+from worker.backends.base import Adapter, Capabilities, Json, Readiness, State
 from worker.backends.kinds import PROBE_TIMEOUT_S, choose_model, health_page
 from worker.backends.openai_compatible import OpenAIClient
 from worker.backends.runaway import answer_may_pass, may_run_away
@@ -66,6 +68,23 @@ class LlamaCpp:
 
         return await asyncio.gather(*map(count, texts))
 
+    async def adapted(
+        self, client: OpenAIClient, capabilities: Capabilities, request: Json, adapter: str
+    ) -> Json:
+        """An adapter is known by its file's name; all others are turned off.
+
+        A request that says nothing of them would go on from the prompt as the adapter of the request before
+        has read it: where there are adapters, every request says how they are to work.
+        """
+        found = await _adapters(client) if adapter else capabilities.adapters
+        if "lora" in request or not (adapter or found):
+            return request
+        names = [one.name for one in found]
+        if adapter and adapter not in names:
+            raise failures.unknown_adapter(client.url, adapter, names, "--lora NAME.gguf")
+        scales = {one.number: one.scale if not adapter else float(one.name == adapter) for one in found}
+        return {**request, "lora": [{"id": number, "scale": scale} for number, scale in scales.items()]}
+
     async def queued(self, client: OpenAIClient) -> int | None:
         """None: those that have a queue say how many slots they have."""
         return None
@@ -96,6 +115,7 @@ class LlamaCpp:
             structured="json_schema",
             embeddings=False,
             tokenizer=True,
+            adapters=await _adapters(client),
             vision=bool((props.get("modalities") or {}).get("vision")),
         )
 
@@ -117,6 +137,17 @@ class LlamaCpp:
             # With the chat templates of text models it writes a picture into the prompt as letters.
             vision=False if known else None,
         )
+
+
+async def _adapters(client: OpenAIClient) -> tuple[Adapter, ...]:
+    """From /lora-adapters; none where there is no such page."""
+    page = await client.get("/lora-adapters", PROBE_TIMEOUT_S)
+    listed = page.json() if page.status == 200 else None
+    return tuple(
+        Adapter(PurePath(str(entry.get("path"))).stem, int(entry["id"]), float(entry.get("scale", 0)))
+        for entry in (listed if isinstance(listed, list) else [])
+        if isinstance(entry, dict) and isinstance(entry.get("id"), int)
+    )
 
 
 async def _is_llama_cpp_python(client: OpenAIClient) -> bool:

@@ -51,6 +51,7 @@ class Scripted:
         embeddings: whether it embeds.
         vision: whether it takes pictures; it opens them, and counts 64 tokens for each.
         model: its only model.
+        adapters: names of its LoRA adapters.
         loading: whether it answers as if its model were not loaded yet.
         faults: what to do instead of answering, first come first served.
         memory: the last requests.
@@ -65,6 +66,7 @@ class Scripted:
     embeddings: bool = True
     vision: bool = False
     model: str = "scripted"
+    adapters: tuple[str, ...] = ()
     loading: bool = False
     faults: deque[Fault] = field(default_factory=deque)
     memory: Memory = field(default_factory=Memory)
@@ -113,6 +115,7 @@ class Scripted:
             app.router.add_get("/metrics", self._metrics)
         if self.kind == "llamacpp":
             app.router.add_get("/props", self._props)
+            app.router.add_get("/lora-adapters", self._lora_adapters)
             app.router.add_get("/slots", self._show_slots)
         return app
 
@@ -232,10 +235,20 @@ class Scripted:
 
     async def _models(self, _: web.Request) -> web.Response:
         entry: Json = {"id": self.model, "object": "model", "owned_by": "scripted"}
+        entries = [entry]
         if self.kind == "vllm":
             entry["max_model_len"] = self.context_length
+            entries += [{**entry, "id": name, "parent": self.model} for name in self.adapters]
         async with self._turn():
-            return web.json_response({"object": "list", "data": [entry]})
+            return web.json_response({"object": "list", "data": entries})
+
+    async def _lora_adapters(self, _: web.Request) -> web.Response:
+        return web.json_response(
+            [
+                {"id": place, "path": f"/adapters/{name}.gguf", "scale": 0.0}
+                for place, name in enumerate(self.adapters)
+            ]
+        )
 
     async def _tokenize(self, request: web.Request) -> web.Response:
         body = await request.json()

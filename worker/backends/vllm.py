@@ -8,7 +8,8 @@ import asyncio
 import re
 from collections.abc import Sequence
 
-from worker.backends.base import Capabilities, Json, Readiness, State
+from worker.backends import failures
+from worker.backends.base import Adapter, Capabilities, Json, Readiness, State
 from worker.backends.kinds import PROBE_TIMEOUT_S, choose_model, health_page
 from worker.backends.openai_compatible import OpenAIClient
 from worker.backends.runaway import may_run_away
@@ -45,6 +46,7 @@ class Vllm:
             structured="json_schema",
             embeddings=False,
             tokenizer=True,
+            adapters=_adapters(entries),
         )
 
     async def count_tokens(
@@ -63,6 +65,19 @@ class Vllm:
 
         return await asyncio.gather(*map(count, texts))
 
+    async def adapted(
+        self, client: OpenAIClient, capabilities: Capabilities, request: Json, adapter: str
+    ) -> Json:
+        """An adapter is a model of its own, listed with the model it belongs to as `parent`."""
+        if not adapter:
+            return request
+        names = [found.name for found in _adapters(await client.model_list(PROBE_TIMEOUT_S))]
+        if adapter not in names:
+            raise failures.unknown_adapter(
+                client.url, adapter, names, "--enable-lora --lora-modules NAME=PATH"
+            )
+        return {**request, "model": adapter}
+
     async def queued(self, client: OpenAIClient) -> int | None:
         """From /metrics, all engines together; None behind a proxy without that page."""
         page = await client.get("/metrics", PROBE_TIMEOUT_S)
@@ -76,3 +91,7 @@ class Vllm:
     def takes_one_at_a_time(self, capabilities: Capabilities) -> bool:
         """Never: it batches."""
         return False
+
+
+def _adapters(entries: Sequence[Json]) -> tuple[Adapter, ...]:
+    return tuple(Adapter(str(entry["id"])) for entry in entries if entry.get("parent"))

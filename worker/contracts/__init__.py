@@ -1,6 +1,7 @@
 """What producers send and get back, one file a task family."""
 
 from worker.contracts.base import TaskArguments
+from worker.contracts.diagram import DiagramArguments
 from worker.contracts.document import OcrArguments
 from worker.contracts.image import AnalyzeArguments
 from worker.contracts.llm import ChatArguments, EmbedArguments, ExtractArguments
@@ -16,4 +17,5 @@ CONTRACTS: dict[str, type[TaskArguments]] = {
     "text.keywords": KeywordsArguments,
     "text.normalize": NormalizeArguments,
     "image.analyze": AnalyzeArguments,
+    "diagram.describe": DiagramArguments,
 }

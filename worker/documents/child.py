@@ -18,6 +18,7 @@ from worker.documents.frames import Pictures, png
 from worker.documents.ocr import Ocr, sample
 from worker.documents.pdf import Pdf
 from worker.documents.reading import layer_page, scanned_page
+from worker.documents.svg import Svg, is_svg
 from worker.documents.wire import Json, receive, send
 from worker.errors import InputUnavailable, TaskError
 
@@ -104,7 +105,9 @@ def _opened(path: Path, name: str, most_pixels: int) -> Pdf | Pictures:
         head = file.read(_HEAD_BYTES)
     if not head:
         raise InputUnavailable(f"{name} is empty.", "Send a PDF or a picture.")
-    return Pdf(path, name, most_pixels) if b"%PDF" in head else Pictures(path, name, most_pixels)
+    if b"%PDF" in head:
+        return Pdf(path, name, most_pixels)
+    return (Svg if is_svg(head) else Pictures)(path, name, most_pixels)
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """The catalogue: importing this room registers every task."""
 
-from worker.tasks import analyze, chat, document, embed, extract, keywords, normalize, summarize
+from worker.tasks import analyze, chat, diagram, document, embed, extract, keywords, normalize, summarize
 from worker.tasks.base import CATALOGUE, Task, Work
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "Work",
     "analyze",
     "chat",
+    "diagram",
     "document",
     "embed",
     "extract",

@@ -14,10 +14,15 @@ from typing import Any, get_args
 from worker.backends.assembly import pieces_of
 from worker.backends.base import Backend, CallContext, Capabilities, Chunk, Json, OnChunk, Reply
 from worker.contracts.base import Input, Meta, Options, TaskArguments, TextInput
+from worker.database.drawings import Drawings
 from worker.documents.pictures import Look, Picture, read_picture
 from worker.documents.readers import Readers
 from worker.errors import DeadlineExceeded, InvalidTask
 from worker.storage.texts import Texts
+
+#: `await same(name)` is the result of another task that does the work of that name, once it is done; None:
+#: there is none, and who asks does it.
+Same = Callable[[str], Awaitable[Json | None]]
 
 #: `await progress(done, total, unit)` makes the task's state PROGRESS with these three.
 Progress = Callable[[int, int, str], Awaitable[None]]
@@ -33,7 +38,9 @@ class Work:
         texts: where referenced texts are read.
         look: how much of a picture is looked at.
         readers: processes that read pages.
+        drawings: what was found in diagrams before.
         progress: tells the producer how far the task is.
+        same: finds others who do the same.
         queue_s: seconds the task waited in the queue; None where the producer did not say when it was sent.
         on_chunk: where streamed output goes; None where nobody looks.
     """
@@ -43,7 +50,9 @@ class Work:
     texts: Texts
     look: Look
     readers: Readers
+    drawings: Drawings
     progress: Progress
+    same: Same
     queue_s: float | None = None
     on_chunk: OnChunk | None = None
     _started: float = field(default_factory=time.monotonic)
@@ -52,6 +61,7 @@ class Work:
     _model: str = ""
     _ttft_s: float | None = None
     _finish_reason: str | None = None
+    _cached: bool = False
 
     async def chat(self, request: Json, on_chunk: OnChunk | None = None) -> Reply:
         """Ask the model and put the call on this task's account; errors as for `Backend.chat`."""
@@ -113,10 +123,15 @@ class Work:
                 "ttft_s": self._ttft_s,
                 "total_s": round(time.monotonic() - self._started, 6),
             },
-            "cached": False,
+            "cached": self._cached,
             "attempts": self._attempts,
             "finish_reason": self._finish_reason,
         }
+
+    def recall(self, meta: Json) -> None:
+        """Take over what an earlier run was found to be: model, usage and ending; this one is `cached`."""
+        self._model, self._finish_reason = meta["model"], meta["finish_reason"]
+        self._usage, self._cached = dict(meta["usage"]), True
 
     def check_deadline(self) -> None:
         """Stop between two steps when nobody wants the answer any more.
@@ -150,21 +165,23 @@ class Task:
         name: the public name producers send to.
         contract: how its arguments are read.
         body: what it does; returns the result without `meta`.
+        shares: whether it looks itself for others who do the same; `options.cache` is of no use to it then.
     """
 
     name: str
     contract: type[TaskArguments]
     body: Body
+    shares: bool = False
 
 
 CATALOGUE: dict[str, Task] = {}
 
 
-def task(name: str, contract: type[TaskArguments]) -> Callable[[Body], Body]:
+def task(name: str, contract: type[TaskArguments], *, shares: bool = False) -> Callable[[Body], Body]:
     """Register a body under its public name."""
 
     def register(body: Body) -> Body:
-        CATALOGUE[name] = Task(name, contract, body)
+        CATALOGUE[name] = Task(name, contract, body, shares)
         return body
 
     return register

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from worker.backends.base import CallContext, Capabilities, Json, OnChunk, Readiness, Reply
+from worker.database.drawings import Drawings
+from worker.database.engine import Database
 from worker.documents.pictures import Look
 from worker.documents.readers import Readers
 from worker.storage.blobs import Blobs
@@ -105,17 +107,22 @@ class ScriptedBackend:
         return [request["messages"][-1]["content"] for request in self.requests]
 
 
+async def nobody(name: str) -> None:
+    """No other task does the same."""
+
+
 class Runner:
     """Runs tasks against a scripted model and notes their progress."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, drawings: Drawings) -> None:
         self._folder = folder
+        self.drawings = drawings
         self._ids = itertools.count()
         self.progress: list[tuple[int, int, str]] = []
         self.readers = Readers(1, 2, 6 * 2**30)
 
     async def __call__(
-        self, backend: Any, name: str, /, deadline: float | None = None, **arguments: Any
+        self, backend: Any, name: str, /, deadline: float | None = None, task_id: str = "", **arguments: Any
     ) -> Json:
         async def progress(done: int, total: int, unit: str) -> None:
             self.progress.append((done, total, unit))
@@ -123,23 +130,27 @@ class Runner:
         entry = CATALOGUE[name]
         work = Work(
             backend=backend,
-            call=CallContext(task_id=f"task-{next(self._ids)}", deadline=deadline),
+            call=CallContext(task_id=task_id or f"task-{next(self._ids)}", deadline=deadline),
             texts=Texts(
                 Inputs(Blobs(self._folder / "blobs"), (self._folder,), Fetcher(Allowed.of(()), 5)),
                 8 * 1024 * 1024,
             ),
             look=Look(),
             readers=self.readers,
+            drawings=self.drawings,
             progress=progress,
+            same=nobody,
         )
         return await run(entry, entry.contract.parse(arguments), work)
 
 
 @pytest.fixture
 def run_task(tmp_path: Path) -> Iterator[Runner]:
-    runner = Runner(tmp_path)
+    database = Database(f"sqlite:///{tmp_path}/kc.db")
+    runner = Runner(tmp_path, Drawings(database))
     yield runner
     runner.readers.close()
+    database.close()
 
 
 @pytest.fixture

@@ -1,0 +1,56 @@
+"""Requests for diagrams and what was found, on SQLite and on a real PostgreSQL."""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from worker.database.drawings import Drawings, Found, Request
+from worker.database.engine import Database
+
+ASKED = Request(
+    task="t1", owner="ann", file_name="a.png", file_type="png", file_hash="aa", file_bytes=5_000_000_000, model="m",
+    adapter="", prompt_version="p", cached=False, seconds=2.0, steps=3, outcome="success", error="", result="k",
+)  # fmt: skip
+
+
+@pytest.fixture
+def drawings(database_url: str) -> Iterator[Drawings]:
+    database = Database(database_url)
+    yield Drawings(database)
+    database.close()
+
+
+async def test_a_task_is_one_request_however_often_it_is_delivered(drawings: Drawings) -> None:
+    await drawings.log(replace(ASKED, outcome="BackendUnavailable", error="x" * 5000, steps=0))
+    await asyncio.gather(*(drawings.log(replace(ASKED, file_name="ż" * 300)) for _ in range(8)))
+    (row,) = await drawings.recent("ann", 10)
+    assert (row["outcome"], row["steps"], row["file_name"], row["error"]) == ("success", 3, "ż" * 255, "")
+    assert row["file_bytes"] == 5_000_000_000
+    assert row["date"].tzinfo is not None
+
+
+async def test_requests_are_counted_for_their_owner_alone(drawings: Drawings) -> None:
+    await drawings.log(ASKED)
+    await drawings.log(replace(ASKED, task="t2", cached=True, seconds=0.0))
+    await drawings.log(replace(ASKED, task="t3", file_type="pdf", model="n", outcome="OutputInvalid"))
+    await drawings.log(replace(ASKED, task="t4", owner="bob"))
+    found = await drawings.statistics("ann", 30)
+    assert found["total"] == {"requests": 3, "cached": 1, "errors": 1, "mean_seconds": pytest.approx(4 / 3)}
+    assert {row["file_type"]: row["requests"] for row in found["file_type"]} == {"png": 2, "pdf": 1}
+    assert {row["model"]: row["requests"] for row in found["model"]} == {"m": 2, "n": 1}
+    assert {row["outcome"]: row["requests"] for row in found["outcome"]} == {"success": 2, "OutputInvalid": 1}
+    assert [row["requests"] for row in found["day"]] == [3]
+    assert [row["task"] for row in await drawings.recent("ann", 2)] == ["t3", "t2"]
+    assert await drawings.recent("ann", 10, "bb") == []
+    nobody = await drawings.statistics("nobody", 30)
+    assert nobody["total"]["requests"] == 0
+
+
+async def test_what_is_found_first_stays(drawings: Drawings) -> None:
+    first = Found([{"number": 1, "action": "zażółć"}], {"model": "m"})
+    assert await drawings.find("k") is None
+    await drawings.keep("k", first)
+    await drawings.keep("k", Found([], {}))
+    assert await drawings.find("k") == first

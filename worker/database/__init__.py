@@ -1,0 +1,1 @@
+"""What is remembered in SQL: SQLite by default, PostgreSQL by DATABASE_URL."""

@@ -1,0 +1,1 @@
+"""One step each: `upgrade` does it, `downgrade` undoes it."""

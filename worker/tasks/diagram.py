@@ -1,0 +1,208 @@
+"""`diagram.describe`: the steps of a process, from a picture of it or from a diagram in text."""
+
+import asyncio
+import hashlib
+import logging
+import time
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+from worker import __version__, metrics
+from worker.backends.base import Json
+from worker.contracts.diagram import DiagramArguments
+from worker.database.drawings import Found, Request
+from worker.delivery.once import fingerprint
+from worker.diagrams import formats, table
+from worker.diagrams.process import Process
+from worker.documents.document import opened
+from worker.documents.pictures import Picture, read_picture
+from worker.documents.readers import PageFailed
+from worker.documents.svg import is_svg, words_of
+from worker.errors import InputUnavailable, InvalidTask
+from worker.tasks.base import Work, task
+from worker.tasks.drawn import question, steps_in
+from worker.tasks.seeing import check_sight
+
+#: Dots an inch at which a page of a PDF is looked at, where it fits.
+_DPI = 150
+#: What is done with a request that nobody waits for any more.
+_leaving: set[asyncio.Task[None]] = set()
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What is known of a request so far."""
+
+    data: bytes = b""
+    file_type: str = ""
+    file_hash: str = ""
+    model: str = ""
+    prompt_version: str = ""
+    result: str = ""
+    cached: bool = False
+    process: Process | None = None
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        return round(time.monotonic() - self.began, 3)
+
+
+@task("diagram.describe", DiagramArguments, shares=True)
+async def describe(work: Work, arguments: DiagramArguments) -> Json:
+    """The steps as a table, as data and as diagrams; see `Described`."""
+    seen = _Seen()
+    try:
+        process = seen.process = await _process(work, arguments, seen)
+        diagrams = {one: await asyncio.to_thread(formats.write, process, one) for one in arguments.formats}
+    except asyncio.CancelledError:
+        logging_it = asyncio.create_task(_log(work, arguments, seen, "cancelled", ""))
+        _leaving.add(logging_it)
+        logging_it.add_done_callback(_leaving.discard)
+        raise
+    except Exception as error:
+        await _log(work, arguments, seen, type(error).__name__, str(error))
+        raise
+    await _log(work, arguments, seen, "success", "")
+    return {
+        "description": table.write(process, arguments.language),
+        "steps": process.as_json(),
+        "diagrams": diagrams,
+        "metadata": _metadata(arguments, seen),
+    }
+
+
+async def _process(work: Work, arguments: DiagramArguments, seen: _Seen) -> Process:
+    """The process, read or seen; `seen` is told on the way."""
+    seen.data = data = await work.bytes(arguments.image, "image")
+    seen.file_hash = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
+    if source := formats.source_of(data, arguments.file_name):
+        seen.file_type = source
+        name = arguments.file_name or "`image`"
+        process = await asyncio.to_thread(formats.read, data, name, arguments.page)
+        seen.result = fingerprint("text", seen.file_hash, source, arguments.page, __version__)
+        await _keep(work, seen.result, process)
+        return process
+    if formats.is_text(data) and not is_svg(data) and not _is_pdf(data):
+        formats.read(data, arguments.file_name or "`image`")  # says what it knows instead
+    return await _seen_before(work, arguments, seen) or await _look(work, arguments, seen)
+
+
+async def _seen_before(work: Work, arguments: DiagramArguments, seen: _Seen) -> Process | None:
+    """What this owner was told of these bytes before, by the same model in the same words; None: nothing."""
+    asked = await question(arguments.language)
+    seen.prompt_version = asked.version
+    seen.model = arguments.model or (await work.capabilities()).model
+    how = (seen.model, arguments.adapter, asked.version, arguments.sampling())
+    seen.result = fingerprint(arguments.options.tenant, seen.file_hash, arguments.page, *how)
+    steps, meta = None, {}
+    try:
+        if found := await work.drawings.find(seen.result):
+            steps, meta = found.steps, found.meta
+    except InputUnavailable as error:
+        _complain("looked up", error)
+    if steps is None and (other := await work.same(seen.result)):
+        steps, meta = other["steps"], other["meta"]
+        seen.file_type = other["metadata"]["file_type"]
+    if steps is None:
+        return None
+    seen.cached, seen.file_type = True, seen.file_type or str(meta.get("file_type", ""))
+    work.recall(meta)
+    return formats.process_of(steps)
+
+
+async def _look(work: Work, arguments: DiagramArguments, seen: _Seen) -> Process:
+    """Have the model look."""
+    await check_sight(work)
+    picture, words = await _picture(work, arguments, seen.data)
+    seen.file_type = picture.format.lower()
+    if arguments.adapter:
+        work.call = replace(work.call, adapter=arguments.adapter)
+    process = await steps_in(work, picture, words, await question(arguments.language), arguments)
+    await _keep(work, seen.result, process, seen.file_type)
+    return process
+
+
+async def _picture(work: Work, arguments: DiagramArguments, data: bytes) -> tuple[Picture, str]:
+    """The picture as the model is shown it, and the words that are known to be in it.
+
+    Raises:
+        InvalidTask: there is no such page.
+        InputTooLarge, InputUnavailable: as `opened` and `read_picture` say.
+    """
+    look, page = work.look, arguments.page
+    drawn = is_svg(data)
+    if not drawn and not _is_pdf(data):
+        if page > 1:
+            raise InvalidTask("`page`: a picture has one page.", "Leave it out.")
+        return await asyncio.to_thread(read_picture, data, "`image`", look), ""
+    words = await asyncio.to_thread(words_of, data, "`image`") if drawn else ""
+    try:
+        async with opened(work.readers, data, "`image`", look.most_pixels) as document:
+            if page > document.count:
+                raise InvalidTask(f"`page`: there is no page {page}; `image` has {document.count}.")
+            sheet = await document.picture(page, _DPI, look.longest_side)
+    except PageFailed as error:
+        raise InputUnavailable(f"`image` could not be looked at: {error}") from None
+    kind = "SVG" if drawn else "PDF"
+    return Picture(sheet.png, "image/png", *sheet.pixels, sheet.pixels, kind), words
+
+
+def _is_pdf(data: bytes) -> bool:
+    return b"%PDF" in data[:1024]
+
+
+async def _keep(work: Work, key: str, process: Process, file_type: str = "") -> None:
+    """Remember what was found; a database that is away is no reason to fail."""
+    try:
+        await work.drawings.keep(key, Found(process.as_json(), {**work.meta(), "file_type": file_type}))
+    except InputUnavailable as error:
+        _complain("kept", error)
+
+
+async def _log(work: Work, arguments: DiagramArguments, seen: _Seen, outcome: str, error: str) -> None:
+    """Remember the request; never a reason to fail."""
+    request = Request(
+        task=work.call.task_id,
+        owner=arguments.options.tenant or "",
+        file_name=arguments.file_name,
+        file_type=seen.file_type,
+        file_hash=seen.file_hash,
+        file_bytes=len(seen.data),
+        model=seen.model,
+        adapter=arguments.adapter or "" if seen.model else "",
+        prompt_version=seen.prompt_version,
+        cached=seen.cached,
+        seconds=seen.seconds,
+        steps=len(seen.process.steps) if seen.process else 0,
+        outcome=outcome,
+        error=error,
+        result=seen.result if outcome == "success" else "",
+    )
+    try:
+        await work.drawings.log(request)
+    except Exception as problem:  # noqa: BLE001 - the answer counts, not the note of it
+        _complain("logged", problem)
+
+
+def _complain(what: str, error: Exception) -> None:
+    metrics.DATABASE_MISSED.inc()
+    logger.warning("A diagram was not %s: %s", what, error)
+
+
+def _metadata(arguments: DiagramArguments, seen: _Seen) -> Json:
+    return {
+        "file_name": arguments.file_name,
+        "file_type": seen.file_type,
+        "file_size_kb": round(len(seen.data) / 1024, 2),
+        "file_hash": seen.file_hash,
+        "processing_time": seen.seconds,
+        "timestamp": datetime.now(UTC).isoformat(timespec="seconds"),
+        "model": seen.model,
+        "device": None,
+        "adapter": arguments.adapter if seen.model else None,
+        "prompt_version": seen.prompt_version,
+        "cached": seen.cached,
+    }
