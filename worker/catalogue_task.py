@@ -146,6 +146,7 @@ class CatalogueTask(Task):  # type: ignore[type-arg]
                 ),
                 texts=shared.texts,
                 look=shared.look,
+                stories=shared.stories,
                 progress=progress,
                 queue_s=queue_s,
                 on_chunk=None if stream is None else stream.add,

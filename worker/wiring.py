@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from worker.backends.base import Backend, BackendOptions, Json
 from worker.backends.registry import create_backend
@@ -15,6 +16,10 @@ from worker.storage.blobs import Blobs
 from worker.storage.fetching import Allowed, Fetcher
 from worker.storage.inputs import Inputs
 from worker.storage.texts import Texts
+
+if TYPE_CHECKING:
+    from worker.database.engine import Database
+    from worker.database.stories import Stories
 
 #: A process holds this many tasks for each request its servers take at once, and so many more.
 LOOK_AHEAD, SPARE_TASKS = 1.5, 4
@@ -44,6 +49,17 @@ def build_texts(chosen: Settings) -> Texts:
     fetcher = Fetcher(Allowed.of(group.fetch_allow), group.fetch_timeout_s)
     inputs = Inputs(Blobs(group.blob_dir), group.input_dirs, fetcher, group.max_input_bytes)
     return Texts(inputs, group.max_text_bytes)
+
+
+def build_database(chosen: Settings) -> "Database":
+    """What is remembered in SQL.
+
+    Raises:
+        SettingsError: DATABASE_URL is not one, or its driver is missing.
+    """
+    from worker.database.engine import Database  # half a second, which not every command should take
+
+    return Database(chosen.database.database_url.get_secret_value())
 
 
 def build_deliveries(
@@ -104,6 +120,7 @@ class Runtime:
     backend: Backend
     texts: Texts
     look: Look
+    stories: "Stories"
 
 
 _runtimes: dict[int, Runtime] = {}
@@ -113,7 +130,11 @@ def runtime() -> Runtime:
     """This process's runtime; made when first asked for, so that a forked child makes its own."""
     pid = os.getpid()
     if pid not in _runtimes:
+        from worker.database.stories import Stories
+
         chosen = settings()
         look = Look(chosen.storage.max_image_pixels, chosen.storage.image_longest_side)
-        _runtimes[pid] = Runtime(chosen, build_backend(chosen), build_texts(chosen), look)
+        _runtimes[pid] = Runtime(
+            chosen, build_backend(chosen), build_texts(chosen), look, Stories(build_database(chosen))
+        )
     return _runtimes[pid]

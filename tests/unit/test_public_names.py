@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 def test_tasks() -> None:
     assert set(CATALOGUE) == {
         "llm.chat", "llm.embed", "llm.extract", "text.summarize", "text.keywords", "text.normalize",
+        "story.continue",
     }  # fmt: skip
 
 

@@ -50,6 +50,7 @@ class Capabilities:
         embeddings: whether /v1/embeddings answers.
         tokenizer: whether the server counts tokens for us.
         vision: whether the model sees pictures; None where the server does not say.
+        chat_template: whether the model has one, or is a base model; None where the server does not say.
     """
 
     server: str
@@ -61,6 +62,7 @@ class Capabilities:
     embeddings: bool
     tokenizer: bool
     vision: bool | None = None
+    chat_template: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,13 @@ class Reply:
         """Token counts as the server reports them: prompt_tokens, completion_tokens, total_tokens."""
         return self.body.get("usage") or {}
 
+    @property
+    def cached_tokens(self) -> int | None:
+        """Tokens of the prompt the server had read before; None where it does not say."""
+        details = (self.body.get("usage") or {}).get("prompt_tokens_details")
+        found = details.get("cached_tokens") if isinstance(details, dict) else None
+        return found if isinstance(found, int) else None
+
 
 @dataclass(frozen=True, slots=True)
 class CallContext:
@@ -124,11 +133,14 @@ class CallContext:
         task_id: the Celery task id; sent to the server as the `x-request-id` header.
         deadline: `time.monotonic()` value after which nobody wants the answer; None: no limit.
         lane: the queue the task came from: "interactive" goes first, "batch" last (see `lanes`).
+        affinity: calls of the same name go to the same server while it has a free slot, for what it has read
+            before; "" goes to the server with the fewest in flight.
     """
 
     task_id: str = ""
     deadline: float | None = None
     lane: str = "default"
+    affinity: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +186,13 @@ class Backend(Protocol):
             BackendRejected, ContextLengthExceeded, InputTooLarge: trying again cannot help.
             BackendUnavailable: it may; short retries have been made already.
             DeadlineExceeded: `context.deadline` passed.
+        """
+        ...
+
+    async def complete(self, request: Json, context: CallContext, on_chunk: OnChunk | None = None) -> Reply:
+        """Send an OpenAI completions request: the model goes on with the text `prompt`, as base models do.
+
+        Otherwise as `chat`; the body returned is that of a chat, its message what the model wrote.
         """
         ...
 

@@ -2,6 +2,7 @@
 
 from worker.contracts.base import TaskArguments
 from worker.contracts.llm import ChatArguments, EmbedArguments, ExtractArguments
+from worker.contracts.story import StoryArguments
 from worker.contracts.text import KeywordsArguments, NormalizeArguments, SummarizeArguments
 
 #: How each task's arguments are read, by its public name.
@@ -12,4 +13,5 @@ CONTRACTS: dict[str, type[TaskArguments]] = {
     "text.summarize": SummarizeArguments,
     "text.keywords": KeywordsArguments,
     "text.normalize": NormalizeArguments,
+    "story.continue": StoryArguments,
 }

@@ -1,6 +1,17 @@
 """The catalogue: importing this room registers every task."""
 
-from worker.tasks import chat, embed, extract, keywords, normalize, summarize
+from worker.tasks import chat, embed, extract, keywords, normalize, story, summarize
 from worker.tasks.base import CATALOGUE, Task, Work
 
-__all__ = ["CATALOGUE", "Task", "Work", "chat", "embed", "extract", "keywords", "normalize", "summarize"]
+__all__ = [
+    "CATALOGUE",
+    "Task",
+    "Work",
+    "chat",
+    "embed",
+    "extract",
+    "keywords",
+    "normalize",
+    "story",
+    "summarize",
+]

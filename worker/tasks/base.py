@@ -14,6 +14,7 @@ from typing import Any
 from worker.backends.assembly import pieces_of
 from worker.backends.base import Backend, CallContext, Capabilities, Chunk, Json, OnChunk, Reply
 from worker.contracts.base import Input, Meta, Options, TaskArguments, TextInput
+from worker.database.stories import Stories
 from worker.documents.pictures import Look, Picture, read_picture
 from worker.errors import DeadlineExceeded, InvalidTask
 from worker.storage.texts import Texts
@@ -31,6 +32,7 @@ class Work:
         call: this task's id, lane and deadline, handed to every backend call.
         texts: where referenced texts are read.
         look: how much of a picture is looked at.
+        stories: conversations that are remembered.
         progress: tells the producer how far the task is.
         queue_s: seconds the task waited in the queue; None where the producer did not say when it was sent.
         on_chunk: where streamed output goes; None where nobody looks.
@@ -40,6 +42,7 @@ class Work:
     call: CallContext
     texts: Texts
     look: Look
+    stories: Stories
     progress: Progress
     queue_s: float | None = None
     on_chunk: OnChunk | None = None
@@ -49,10 +52,15 @@ class Work:
     _model: str = ""
     _ttft_s: float | None = None
     _finish_reason: str | None = None
+    _cached: bool = False
 
     async def chat(self, request: Json, on_chunk: OnChunk | None = None) -> Reply:
         """Ask the model and put the call on this task's account; errors as for `Backend.chat`."""
         return self._record(await self.backend.chat(request, self.call, on_chunk))
+
+    async def complete(self, request: Json, on_chunk: OnChunk | None = None) -> Reply:
+        """Let the model go on with a text, as `chat`; errors as for `Backend.complete`."""
+        return self._record(await self.backend.complete(request, self.call, on_chunk))
 
     async def embed(self, request: Json) -> Reply:
         """Embed and put the call on this task's account; errors as for `Backend.embed`."""
@@ -106,10 +114,15 @@ class Work:
                 "ttft_s": self._ttft_s,
                 "total_s": round(time.monotonic() - self._started, 6),
             },
-            "cached": False,
+            "cached": self._cached,
             "attempts": self._attempts,
             "finish_reason": self._finish_reason,
         }
+
+    def recall(self, meta: Json) -> None:
+        """Take over what an earlier run was found to be: model, usage and ending; this one is `cached`."""
+        self._model, self._finish_reason = meta["model"], meta["finish_reason"]
+        self._usage, self._cached = dict(meta["usage"]), True
 
     def check_deadline(self) -> None:
         """Stop between two steps when nobody wants the answer any more.
@@ -129,6 +142,8 @@ class Work:
         for name, count in reply.usage.items():
             if isinstance(count, int):
                 self._usage[name] = self._usage.get(name, 0) + count
+        if (cached := reply.cached_tokens) is not None:
+            self._usage["cached_tokens"] = self._usage.get("cached_tokens", 0) + cached
         return reply
 
 

@@ -3,13 +3,15 @@
 import asyncio
 import itertools
 import re
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from worker.backends.base import CallContext, Capabilities, Json, OnChunk, Readiness, Reply
+from worker.database.engine import Database
+from worker.database.stories import Stories
 from worker.documents.pictures import Look
 from worker.storage.blobs import Blobs
 from worker.storage.fetching import Allowed, Fetcher
@@ -76,6 +78,9 @@ class ScriptedBackend:
         }
         return Reply(body, "scripted://", ttft_s=0.1, total_s=0.2)
 
+    async def complete(self, request: Json, context: CallContext, on_chunk: OnChunk | None = None) -> Reply:
+        return await self.chat(request, context, on_chunk)
+
     async def embed(self, request: Json, context: CallContext) -> Reply:
         self.requests.append(request)
         return Reply({"object": "list", "data": [], "model": "scripted"}, "scripted://", None, 0.1)
@@ -107,13 +112,14 @@ class ScriptedBackend:
 class Runner:
     """Runs tasks against a scripted model and notes their progress."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, stories: Stories) -> None:
         self._folder = folder
+        self.stories = stories
         self._ids = itertools.count()
         self.progress: list[tuple[int, int, str]] = []
 
     async def __call__(
-        self, backend: Any, name: str, /, deadline: float | None = None, **arguments: Any
+        self, backend: Any, name: str, /, deadline: float | None = None, task_id: str = "", **arguments: Any
     ) -> Json:
         async def progress(done: int, total: int, unit: str) -> None:
             self.progress.append((done, total, unit))
@@ -121,20 +127,23 @@ class Runner:
         entry = CATALOGUE[name]
         work = Work(
             backend=backend,
-            call=CallContext(task_id=f"task-{next(self._ids)}", deadline=deadline),
+            call=CallContext(task_id=task_id or f"task-{next(self._ids)}", deadline=deadline),
             texts=Texts(
                 Inputs(Blobs(self._folder / "blobs"), (self._folder,), Fetcher(Allowed.of(()), 5)),
                 8 * 1024 * 1024,
             ),
             look=Look(),
+            stories=self.stories,
             progress=progress,
         )
         return await run(entry, entry.contract.parse(arguments), work)
 
 
 @pytest.fixture
-def run_task(tmp_path: Path) -> Runner:
-    return Runner(tmp_path)
+def run_task(tmp_path: Path) -> Iterator[Runner]:
+    database = Database(f"sqlite:///{tmp_path}/kc.db")
+    yield Runner(tmp_path, Stories(database))
+    database.close()
 
 
 @pytest.fixture
