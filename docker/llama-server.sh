@@ -15,6 +15,7 @@ whole_number() {
 
 model=${MODEL_PATH:-/models/model.gguf}
 context=${N_CTX:-4096}
+projector=${MMPROJ_PATH:-}
 slots=${N_PARALLEL:-4}
 layers=${N_GPU_LAYERS:-0}
 
@@ -22,6 +23,7 @@ layers=${N_GPU_LAYERS:-0}
 [ -f "$model" ] || fail "MODEL_PATH: $model is a folder. Name the GGUF file in it."
 [ -r "$model" ] || fail "MODEL_PATH: $model may not be read by user $(id -u). Change its permissions (chmod a+r)."
 [ "$(head -c 4 "$model" | tr -d '\0')" = GGUF ] || fail "MODEL_PATH: $model is not a GGUF file. llama.cpp reads no other."
+[ -z "$projector" ] || [ -r "$projector" ] || fail "MMPROJ_PATH: there is no file $projector that may be read."
 whole_number N_CTX "$context"
 whole_number N_PARALLEL "$slots"
 [ "$context" -gt 0 ] || fail "N_CTX must be at least 1."
@@ -38,6 +40,7 @@ export LLAMA_ARG_HOST="${HOST:-0.0.0.0}" LLAMA_ARG_PORT="${PORT:-8000}"
 export LLAMA_ARG_ENDPOINT_METRICS=1 LLAMA_ARG_ENDPOINT_SLOTS=1
 # Prompts kept for reuse, MiB of memory; llama.cpp's own default (8192) alone would fill the container.
 export LLAMA_ARG_CACHE_RAM="${LLAMA_ARG_CACHE_RAM:-512}"
+[ -z "$projector" ] || export LLAMA_ARG_MMPROJ="$projector"
 [ -z "${N_THREADS:-}" ] || export LLAMA_ARG_THREADS="$N_THREADS"
 [ -z "${LLM_API_KEY:-}" ] || export LLAMA_API_KEY="$LLM_API_KEY"
 case ${EMBEDDING:-false} in

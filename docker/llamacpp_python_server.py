@@ -35,6 +35,8 @@ _GRACE_S = 20
 def main() -> None:
     """Load the model and serve until SIGTERM."""
     _read_environment()
+    if "MMPROJ_PATH" in os.environ:
+        _fail("MMPROJ_PATH: this server shows no pictures to a model. Set LLAMACPP_SERVER=llama-server.")
     model = _model_file(Path(os.environ["MODEL_PATH"]))
     # Late: a wrong MODEL_PATH is said before half a second of imports.
     import uvicorn

@@ -26,6 +26,9 @@ ENV_FILE = Path(".env")
 #: Read by compose files and container entry points, not by the worker: name → meaning.
 CONTAINER_SETTINGS: dict[str, str] = {
     "MODEL_PATH": "GGUF file the llama.cpp container serves",
+    "MMPROJ_PATH": "projector with which a vision-language model of llama.cpp's own server sees",
+    "POSTERS_DIR": "folder of posters.json, for the compose profile",
+    "POSTERS_LANGUAGE": "language in which the compose profile has posters described",
     "N_CTX": "context length of the llama.cpp container, tokens of one request",
     "N_GPU_LAYERS": "layers llama.cpp puts on the GPU; 0: CPU only, -1: all",
     "N_PARALLEL": "requests llama.cpp's own server works on at once",

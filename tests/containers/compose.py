@@ -39,10 +39,10 @@ def merged(
 ) -> dict[str, Any]:
     """The merged configuration of a variant; the test fails with Compose's own words where there is none.
 
-    With `ours`: worker and gateway too.
+    With `ours`: worker, gateway and posters too.
     """
     arguments = [part for name in ("docker-compose.yml", *VARIANTS[variant]) for part in ("-f", name)]
-    arguments += ["--profile", "worker", "--profile", "gateway"] if ours else []
+    arguments += ["--profile", "worker", "--profile", "gateway", "--profile", "posters"] if ours else []
     done = run_config(folder, *arguments, "config", "--format", "json", env=env or {})
     if done.returncode or done.stderr.strip():
         pytest.fail(f"docker compose config for {variant}: {done.stderr}")

@@ -62,6 +62,29 @@ def test_llama_server_gets_every_setting_in_its_own_words(tmp_path: Path) -> Non
     assert (got["LLAMA_ARG_ENDPOINT_METRICS"], got["LLAMA_API_KEY"]) == ("1", "k")
     # llama.cpp aborts where the batch is not a multiple of the slots.
     assert (got["LLAMA_ARG_POOLING"], got["LLAMA_ARG_UBATCH"]) == ("mean", "1002")
+    assert "LLAMA_ARG_MMPROJ" not in got
+
+
+def test_a_projector_lets_llama_server_see(tmp_path: Path) -> None:
+    projector = tmp_path / "mmproj.gguf"
+    env = {
+        "PATH": programs(tmp_path, llama_server=_ECHO),
+        "MODEL_PATH": str(bundled_model()),
+        "MMPROJ_PATH": str(projector),
+    }
+    script = str(ROOT / "docker" / "llama-server.sh")
+    absent = subprocess.run([script], env=env, capture_output=True, text=True, check=False)
+    assert (absent.returncode, "MMPROJ_PATH: there is no file" in absent.stderr) == (1, True)
+    projector.write_bytes(b"GGUF")
+    said = subprocess.run([script], env=env, capture_output=True, text=True, check=True).stdout
+    assert f"LLAMA_ARG_MMPROJ={projector}" in said.splitlines()
+
+
+def test_llama_cpp_python_says_that_it_takes_no_projector(tmp_path: Path) -> None:
+    script = str(ROOT / "docker" / "llamacpp_python_server.py")
+    env = {"MODEL_PATH": str(bundled_model()), "MMPROJ_PATH": "/models/mmproj.gguf"}
+    ran = subprocess.run([sys.executable, script], env=env, capture_output=True, text=True, check=False)
+    assert (ran.returncode, "LLAMACPP_SERVER=llama-server" in ran.stderr) == (1, True)
 
 
 @pytest.mark.parametrize(

@@ -58,8 +58,8 @@ def test_plain_up_starts_what_the_variant_says_and_no_worker(project: Path, vari
     assert set(merged(project, variant)["services"]) == expected
 
 
-def test_profiles_add_the_worker_and_the_gateway(services: dict[str, Any], variant: str) -> None:
-    assert set(services) == {"redis", "worker", "gateway"} | (
+def test_profiles_add_the_worker_the_gateway_and_posters(services: dict[str, Any], variant: str) -> None:
+    assert set(services) == {"redis", "worker", "gateway", "posters"} | (
         set() if variant == "base" else {"models", "llm-server"}
     )
 
@@ -83,7 +83,7 @@ def test_everything_that_keeps_running_has_a_healthcheck_limits_and_a_restart_po
     for name, service in services.items():
         assert int(service["deploy"]["resources"]["limits"]["memory"]) > 0
         assert "no-new-privileges:true" in service["security_opt"]
-        if name == "models":
+        if name in {"models", "posters"}:
             assert service["restart"] == "no"
             continue
         assert service["healthcheck"]["test"][0] in {"CMD", "CMD-SHELL"}
@@ -101,6 +101,7 @@ def test_each_service_waits_for_what_it_needs(services: dict[str, Any]) -> None:
         for name, service in services.items()
     }
     assert waits["worker"]["redis"] == waits["gateway"]["redis"] == "service_healthy"
+    assert waits["posters"] == {"redis": "service_healthy", "worker": "service_healthy"}
     if "llm-server" in services:
         assert waits["llm-server"] == {"models": "service_completed_successfully"}
         assert waits["worker"]["llm-server"] == "service_healthy"
@@ -305,7 +306,7 @@ def test_the_samples_values_are_the_defaults_of_the_containers(tmp_path: Path, v
     with_sample = merged(tmp_path, variant, ours=True)
     for config in (without, with_sample):
         # The worker's own settings are handed on as they are; their defaults are checked above.
-        ours = {"worker", "gateway"}
+        ours = {"worker", "gateway", "posters"}
         for name in ours:
             del config["services"][name]["environment"]
         for name in set(config["services"]) - ours:

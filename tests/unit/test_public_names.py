@@ -18,6 +18,7 @@ def test_tasks() -> None:
     assert set(CATALOGUE) == {
         "llm.chat", "llm.embed", "llm.extract", "text.summarize", "text.keywords", "text.normalize",
         "story.continue",
+        "image.analyze",
     }  # fmt: skip
 
 

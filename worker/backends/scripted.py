@@ -162,7 +162,7 @@ class Scripted:
                     response = await commit(fault, request)
                     outcome = "faulted"
                     return response
-                response = await self._reply(request, body or {}, fault.reply)
+                response = await self._reply(request, body or {}, fault.reply, _prompt_tokens(body or {}))
             else:
                 response = await self._call(handler, request)
             outcome = "answered"
@@ -291,8 +291,7 @@ class Scripted:
                 _open(url)
         except (OSError, ValueError):
             return self._error(400, "Failed to load image or audio file", "invalid_request_error")
-        text = "\n".join(map(_text, messages))
-        prompt_tokens = len(_TOKENS.findall(text)) + PICTURE_TOKENS * len(pictures)
+        prompt_tokens = _prompt_tokens(body)
         if prompt_tokens >= self.context_length:
             return self._context_exceeded(prompt_tokens, stream=bool(body.get("stream")))
         content = _text(messages[-1]) if messages else ""
@@ -309,7 +308,7 @@ class Scripted:
         return await self._reply(request, body, {"content": f" {last}"}, prompt_tokens)
 
     async def _reply(
-        self, request: web.Request, body: Json, message: Json, prompt_tokens: int = 1
+        self, request: web.Request, body: Json, message: Json, prompt_tokens: int
     ) -> web.StreamResponse:
         """A chat completion with this message, whole or streamed as asked."""
         pieces = _TOKENS.findall(message.get("content") or "")
@@ -415,6 +414,12 @@ class Scripted:
             return
         for _ in range(_STEPS):
             await asyncio.sleep(seconds / _STEPS * max(1.0, self.working / self.degrades_past) ** 2)
+
+
+def _prompt_tokens(body: Json) -> int:
+    messages = body.get("messages") or []
+    pictures = sum(len(_pictures(message)) for message in messages)
+    return len(_TOKENS.findall("\n".join(map(_text, messages)))) + PICTURE_TOKENS * pictures
 
 
 def _text(message: Json) -> str:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, Protocol, Self
 
 from worker.batch.lines import Line, Problem
 from worker.contracts.base import Json
@@ -77,6 +77,37 @@ class Answer:
 def _responded(custom_id: str, status: int, task_id: str, body: Json) -> Json:
     response = {"status_code": status, "request_id": task_id, "body": body}
     return {"custom_id": custom_id, "response": response, "error": None}
+
+
+class Sink(Protocol):
+    """Where answers go, and what is there.
+
+    Attributes:
+        completed: lines that have an answer.
+        failed: lines that have an error instead.
+        usage: tokens of the answers.
+    """
+
+    completed: int
+    failed: int
+    usage: Usage
+
+    @property
+    def count(self) -> int:
+        """Lines that are done."""
+        ...
+
+    def __contains__(self, number: int) -> bool:
+        """Whether the line of this number is done."""
+        ...
+
+    def write(self, answers: Sequence[Answer]) -> None:
+        """Keep answers; they are on the disk when it returns. Blocking.
+
+        Raises:
+            OSError: they are not, none of them: the disk may be full. Try again.
+        """
+        ...
 
 
 class ForeignFile(Exception):
@@ -149,11 +180,7 @@ class Answers:
         return self.completed + self.failed
 
     def write(self, answers: Sequence[Answer]) -> None:
-        """Append answers; they are on the disk when it returns.
-
-        Raises:
-            OSError: they are not, none of them: the disk may be full. Try again.
-        """
+        """As `Sink.write` says."""
         kept: dict[bool, list[Answer]] = {True: [], False: []}
         for answer in answers:
             if answer.number not in self._done:

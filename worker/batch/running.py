@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
-from worker.batch.answers import Answer, Answers
+from worker.batch.answers import Answer, Sink
 from worker.batch.lines import Line, Problem, Source
 from worker.batch.threads import whole
 from worker.contracts.base import Json
@@ -51,7 +51,7 @@ class Run:
         self,
         batch: uuid.UUID,
         source: Source,
-        answers: Answers,
+        answers: Sink,
         feed: Feed,
         *,
         tenant: str = "",

@@ -1,7 +1,6 @@
 """`kc-worker batch`."""
 
 import asyncio
-import contextlib
 import json
 import logging
 import signal
@@ -19,15 +18,7 @@ if TYPE_CHECKING:
     from worker.batch.lines import Source
     from worker.batch.local import Note, Place
     from worker.batch.rows import Template
-    from worker.batch.running import Run
-    from worker.cli.batch_progress import BatchProgress
     from worker.settings import Settings
-
-#: Seconds that cancelling what is under way may take.
-_LET_GO_S = 15.0
-_WAIT_S = 0.5
-#: Whose the tasks are: a name that no key of a gateway has.
-_OWNER = ":shell"
 
 
 @click.group()
@@ -214,70 +205,26 @@ def _say_what_is_wrong(report: "Report", *, as_json: bool) -> int:
 async def _run(chosen: "Settings", asked: _Asked, place: "Place", note: "Note", source: "Source") -> int:
     from worker.batch.answers import Answers, ForeignFile
     from worker.batch.local import Stopwatch
-    from worker.batch.running import Run
-    from worker.cli.batch_progress import BatchProgress
-    from worker.delivery.feeding import Feed
+    from worker.cli.driving import Job, drive
     from worker.errors import LocalError
 
-    stopping = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    in_flight = asked.in_flight
-    if in_flight is None and isinstance(chosen.batch.batch_in_flight, int):
-        in_flight = chosen.batch.batch_in_flight
     watch = Stopwatch(note.seconds)
-    async with contextlib.AsyncExitStack() as opened:
-        client = await opened.enter_async_context(chosen.redis.address.connect(8))
-        if reason := await chosen.redis.address.ping(5):
-            raise LocalError(f"{reason}. Start one with `kc-worker up`, or correct REDIS_URL.")
-        try:
-            answers = opened.enter_context(Answers(note.batch, place.output, place.errors))
-        except ForeignFile as error:
-            raise LocalError(str(error)) from None
-        feed = Feed(client, note.batch, _OWNER, chosen.redis.result_ttl_s, asked.queue)
-        running = Run(note.uuid, source, answers, feed, attempt=note.attempt, in_flight=in_flight)
-        with BatchProgress(note, answers, running) as progress:
-            whole = await _step(running, progress, stopping)
-            if not whole:
-                note = place.stopped(note)
-                progress.say("Stopping: cancelling what is under way …")
-                await _let_go(running)
-        note = replace(
-            note, seconds=round(watch.seconds, 3), completed=answers.completed, failed=answers.failed,
-            input_tokens=answers.usage.input_tokens, output_tokens=answers.usage.output_tokens,
-        )  # fmt: skip
-        place.save(note)
+    job = Job(note.uuid, note.attempt, source, note.lines, "lines", asked.queue, asked.in_flight)
+    try:
+        with Answers(note.batch, place.output, place.errors) as answers:
+            whole = await drive(chosen, job, answers, lambda: place.stopped(note))
+    except ForeignFile as error:
+        raise LocalError(str(error)) from None
+    note = replace(
+        note, attempt=note.attempt + (not whole), seconds=round(watch.seconds, 3),
+        completed=answers.completed, failed=answers.failed,
+        input_tokens=answers.usage.input_tokens, output_tokens=answers.usage.output_tokens,
+    )  # fmt: skip
+    place.save(note)
     if not note.failed:
         place.errors.unlink(missing_ok=True)
     _summarise(place, note, as_json=asked.as_json, whole=whole)
     return 130 if not whole else 1 if note.failed else 0
-
-
-async def _step(running: "Run", progress: "BatchProgress", stopping: asyncio.Event) -> bool:
-    """Go on until all is done, or it is to stop; whether all is done."""
-
-    async def steps() -> None:
-        while await running.step(_WAIT_S):
-            progress.show()
-
-    going, stopped = asyncio.ensure_future(steps()), asyncio.ensure_future(stopping.wait())
-    await asyncio.wait((going, stopped), return_when=asyncio.FIRST_COMPLETED)
-    stopped.cancel()
-    if not going.done():
-        going.cancel()
-        await asyncio.gather(going, return_exceptions=True)
-        return False
-    going.result()
-    progress.show()
-    return True
-
-
-async def _let_go(running: "Run") -> None:
-    try:
-        async with asyncio.timeout(_LET_GO_S):
-            await running.let_go()
-    except TimeoutError:
-        click.echo("Redis does not answer: what is under way may still be done.", err=True)
 
 
 def _summarise(place: "Place", note: "Note", *, as_json: bool, whole: bool) -> None:

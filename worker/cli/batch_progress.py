@@ -8,8 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 if TYPE_CHECKING:
-    from worker.batch.answers import Answers
-    from worker.batch.local import Note
+    from worker.batch.answers import Sink
     from worker.batch.running import Run
 
 #: Seconds between two lines where there is no terminal; and over which rates are measured.
@@ -22,19 +21,20 @@ class BatchProgress:
     """Use it as a context manager.
 
     Args:
-        note: of the batch.
-        answers: its answers.
+        lines: of the batch.
+        unit: what they are, in the plural.
+        answers: to them.
         running: what drives it.
     """
 
-    def __init__(self, note: "Note", answers: "Answers", running: "Run") -> None:
-        self._note, self._answers, self._running = note, answers, running
+    def __init__(self, lines: int, unit: str, answers: "Sink", running: "Run") -> None:
+        self._lines, self._unit, self._answers, self._running = lines, unit, answers, running
         self._err = Console(stderr=True)
         self._progress = Progress(
             BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn(),
             console=self._err, transient=True, disable=not self._err.is_terminal,
         )  # fmt: skip
-        self._bar = self._progress.add_task("", total=note.lines)
+        self._bar = self._progress.add_task("", total=lines)
         self._measured: list[tuple[float, int, int]] = []
         self._said_s = time.monotonic()
 
@@ -63,16 +63,16 @@ class BatchProgress:
         self._progress.update(self._bar, completed=answers.count, description=told)
         if not self._err.is_terminal and now - self._said_s > _LINE_S:
             self._said_s = now
-            click.echo(f"{answers.count:,} of {self._note.lines:,} lines, {told}", err=True)
+            click.echo(f"{answers.count:,} of {self._lines:,} {self._unit}, {told}", err=True)
 
     def _told(self) -> str:
         (then, lines, tokens), (now, lines_now, tokens_now) = self._measured[0], self._measured[-1]
         passed, more = now - then, lines_now - lines
         parts = [f"{self._answers.failed:,} failed"] if self._answers.failed else []
         if passed > 0 and more:
-            left_s = (self._note.lines - lines_now) * passed / more
+            left_s = (self._lines - lines_now) * passed / more
             parts += [
-                f"{more / passed:.1f} lines/s",
+                f"{more / passed:.1f} {self._unit}/s",
                 f"{(tokens_now - tokens) / passed:,.0f} tokens/s",
                 f"{_clock(left_s)} left",
             ]

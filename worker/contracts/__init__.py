@@ -1,6 +1,7 @@
 """What producers send and get back, one file a task family."""
 
 from worker.contracts.base import TaskArguments
+from worker.contracts.image import AnalyzeArguments
 from worker.contracts.llm import ChatArguments, EmbedArguments, ExtractArguments
 from worker.contracts.story import StoryArguments
 from worker.contracts.text import KeywordsArguments, NormalizeArguments, SummarizeArguments
@@ -14,4 +15,5 @@ CONTRACTS: dict[str, type[TaskArguments]] = {
     "text.keywords": KeywordsArguments,
     "text.normalize": NormalizeArguments,
     "story.continue": StoryArguments,
+    "image.analyze": AnalyzeArguments,
 }

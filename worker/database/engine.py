@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event, exc
@@ -31,7 +31,7 @@ LOCK_TIMEOUT_S, CONNECT_TIMEOUT_S = 20, 5
 #: Seconds one statement may take on PostgreSQL.
 STATEMENT_TIMEOUT_S = 30
 
-_HINT = "Check DATABASE_URL and the server behind it with `kc-worker database status`."
+_HINT = "Check DATABASE_URL, and the server or the disk behind it."
 
 
 class Database:
@@ -47,7 +47,7 @@ class Database:
     def __init__(self, url: str) -> None:
         parsed = database_url(url)
         #: Where it is, for people; without the password.
-        self.shown = parsed.render_as_string(hide_password=True)
+        self.shown = parsed.set(drivername=parsed.get_backend_name()).render_as_string(hide_password=True)
         self._password = parsed.password or ""
         one_writer = parsed.get_backend_name() == "sqlite"
         self._engine = _sqlite(parsed) if one_writer else _postgresql(parsed)
@@ -97,6 +97,12 @@ class Database:
         self._readers.shutdown()
         self._writers.shutdown()
         self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _prepare(self) -> None:
         with self._preparing:

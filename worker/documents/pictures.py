@@ -15,7 +15,7 @@ FORMATS = {
 }  # fmt: skip
 _JPEG_QUALITY = 90
 
-#: Pillow's own limit cannot be told how many pixels somebody allows; ours is asked before pixels are unpacked.
+#: Pillow's own limit is one for all programs; ours is asked before any pixel is unpacked.
 Image.MAX_IMAGE_PIXELS = None
 
 

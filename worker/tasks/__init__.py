@@ -1,12 +1,13 @@
 """The catalogue: importing this room registers every task."""
 
-from worker.tasks import chat, embed, extract, keywords, normalize, story, summarize
+from worker.tasks import analyze, chat, embed, extract, keywords, normalize, story, summarize
 from worker.tasks.base import CATALOGUE, Task, Work
 
 __all__ = [
     "CATALOGUE",
     "Task",
     "Work",
+    "analyze",
     "chat",
     "embed",
     "extract",
