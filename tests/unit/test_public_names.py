@@ -18,6 +18,7 @@ def test_tasks() -> None:
     assert set(CATALOGUE) == {
         "llm.chat", "llm.embed", "llm.extract", "text.summarize", "text.keywords", "text.normalize",
         "image.analyze", "diagram.describe", "document.ocr",
+        "story.continue",
     }  # fmt: skip
 
 

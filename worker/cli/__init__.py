@@ -18,6 +18,8 @@ _COMMANDS = {
     "posters": ("worker.cli.posters", "Describe and tag the posters of a list."),
     "blobs": ("worker.cli.blobs", "Inputs kept by content hash: sweep what is old."),
     "ocr": ("worker.cli.ocr", "Documents into Markdown and JSON."),
+    "story": ("worker.cli.story", "Chat in the terminal; list, show, export and import stories."),
+    "database": ("worker.cli.database", "What is remembered: its state, migrations, backup and restore."),
     "status": ("worker.cli.status", "What is reachable, and what there is to do."),
     "cancel": ("worker.cli.cancel", "Cancel tasks, waiting or running."),
     "dlq": ("worker.cli.dlq", "Dead letters: list, show, replay, purge."),
