@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import tempfile
 import time
 from collections.abc import Callable
 
@@ -15,7 +16,10 @@ from worker.local.stack import LocalStack, Serving
 from worker.local.tour import Shown, run_tour
 from worker.producer import Producer, Sent
 from worker.redis_client import RedisAddress
+from worker.storage.blobs import Blobs
 
+#: What is shown of a table.
+_TABLE_LINES, _TABLE_WIDTH = 10, 120
 _CONTEXT = 1024  # tokens a request: small, so that a two-page story is longer than it
 
 
@@ -32,8 +36,12 @@ def demo(as_json: bool) -> None:
     waiting = Console(stderr=True, quiet=as_json)
     out = Console(quiet=as_json, highlight=False, soft_wrap=True)
     with (
+        tempfile.TemporaryDirectory(prefix="kc-demo-") as folder,
         waiting.status("Starting Redis, llama.cpp and a worker") as status,
-        LocalStack(Serving(context=_CONTEXT)) as stack,
+        LocalStack(
+            Serving(context=_CONTEXT),
+            worker_env={"BLOB_DIR": f"{folder}/blobs", "DATABASE_URL": f"sqlite:///{folder}/kc.db"},
+        ) as stack,
     ):
         ready_s = time.monotonic() - began
         out.print(
@@ -42,7 +50,7 @@ def demo(as_json: bool) -> None:
         )
         shown = []
         with Producer(RedisAddress(stack.redis.url)) as producer:
-            for answer in run_tour(producer, _updater(stack, status.update)):
+            for answer in run_tour(producer, Blobs(f"{folder}/blobs"), _updater(stack, status.update)):
                 shown.append(answer)
                 if as_json:
                     click.echo(json.dumps(dataclasses.asdict(answer), ensure_ascii=False))
@@ -62,21 +70,40 @@ def _updater(stack: LocalStack, show: Callable[[str], None]) -> Callable[[list[S
 
 
 def _print(out: Console, answer: Shown) -> None:
-    spent = [f"{answer.prompt_tokens} + {answer.completion_tokens} tokens"]
+    if answer.skipped:
+        out.print(f"[bold cyan]{answer.task}[/]  {escape(answer.title)}")
+        out.print(f"  [dim]skipped:[/] {escape(answer.skipped)}\n")
+        return
+    spent = []
+    if answer.prompt_tokens:
+        spent.append(f"{answer.prompt_tokens} + {answer.completion_tokens} tokens")
     if answer.ttft_s is not None:
         spent.append(f"first token {answer.ttft_s:.2f} s")
-    spent += [f"{answer.tokens_per_s:.0f} tokens/s", f"{answer.wall_s:.2f} s in all"]
+    if answer.prompt_tokens:
+        spent.append(f"{answer.tokens_per_s:.0f} tokens/s")
+    spent.append(f"{answer.wall_s:.2f} s in all")
     out.print(f"[bold cyan]{answer.task}[/]  {escape(answer.title)}")
     out.print(f"  [dim]in [/]  {escape(shortened(readable_input(answer.input)))}")
-    out.print(f"  [dim]out[/]  {escape(shortened(readable_output(answer.output), 400))}")
+    first, *more = _lines(readable_output(answer.output))
+    out.print(f"  [dim]out[/]  {escape(first)}")
+    for line in more:
+        out.print(f"       {escape(line)}")
     out.print(f"  [dim]     {' · '.join(spent)}[/]\n")
+
+
+def _lines(output: str) -> list[str]:
+    """A text on one line, a table on its own ones."""
+    if output.startswith("|"):
+        return [shortened(line, _TABLE_WIDTH) for line in output.splitlines()[:_TABLE_LINES]]
+    return [shortened(output, 400)]
 
 
 def _print_total(out: Console, shown: list[Shown], total_s: float) -> None:
     prompt = sum(answer.prompt_tokens for answer in shown)
     completion = sum(answer.completion_tokens for answer in shown)
+    done = sum(not answer.skipped for answer in shown)
     out.print(
-        f"[bold green]{len(shown)} tasks[/], {prompt:,} tokens read, {completion:,} written, "
+        f"[bold green]{done} tasks[/], {prompt:,} tokens read, {completion:,} written, "
         f"{total_s:.1f} s from start to stop. Nothing is left running."
     )
     out.print("Keep it running with [bold]kc-worker up[/]; see README.md for a producer in five lines.")

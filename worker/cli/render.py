@@ -35,6 +35,11 @@ def readable_input(kwargs: Json) -> str:
     """What a task was asked, without the parameters."""
     if messages := kwargs.get("messages"):
         return str(messages[-1].get("content"))
+    if prompt := kwargs.get("prompt"):
+        return str(prompt)
+    for name in ("image", "document"):
+        if isinstance(given := kwargs.get(name), dict):
+            return str(kwargs.get("file_name") or kwargs.get("title") or shortened(_reference(given), 40))
     for name in _TEXT_FIELDS:
         value = kwargs.get(name)
         if isinstance(value, list):
@@ -49,8 +54,9 @@ def readable_output(result: Json) -> str:
     if choices := result.get("choices"):
         message = choices[0]["message"]
         return str(message.get("content") or "").strip() or _json(message.get("tool_calls"))
-    if "summary" in result:
-        return str(result["summary"])
+    for name in ("summary", "text", "markdown", "description", "simple_description"):
+        if isinstance(said := result.get(name), str):
+            return said
     if "keywords" in result:
         return ", ".join(result["keywords"])
     if result.get("object") == "list":
@@ -84,6 +90,11 @@ def _vectors(vectors: list[list[float]]) -> str:
 def _cosine(left: list[float], right: list[float]) -> float:
     product = sum(a * b for a, b in zip(left, right, strict=True))
     return product / (math.hypot(*left) * math.hypot(*right))
+
+
+def _reference(given: Json) -> str:
+    """What an input is known by."""
+    return next((f"{kind} {value}" for kind, value in given.items() if value), "")
 
 
 def _json(value: Any) -> str:

@@ -6,7 +6,9 @@ from importlib.resources import files
 from typing import Any, Literal
 
 from worker.errors import TaskError
+from worker.local import exhibits
 from worker.producer import Json, Producer, Sent
+from worker.storage.blobs import Blobs
 
 _SAMPLING: Json = {"temperature": 0, "seed": 1}
 _NOTE = (
@@ -45,6 +47,8 @@ _EXAMPLES: list[Json] = [
     },
     {"request": "rm for 1 on sunday", "normalized": {"what": "room", "people": 1, "when": "Sunday"}},
 ]
+_OPENING = "Tell a story about a lighthouse keeper and a lost boat, a few sentences at a time. Begin."
+_TELLING: Json = {"max_tokens": 64, **_SAMPLING}
 _QUESTIONS = ("Name a colour.", "Name an animal.", "Name a fruit.", "Name a country.")
 
 
@@ -55,14 +59,17 @@ class Stop:
     Attributes:
         title: what it shows.
         tasks: names and arguments.
-        shape: "single"; "chain", each task fed by the one before; "burst", all at once.
+        shape: "single"; "chain", each task fed by the one before; "turns", each sent when the one before has
+            ended; "burst", all at once.
         queue: the queue they are sent to.
+        needs_sight: it is passed by where the model cannot see.
     """
 
     title: str
     tasks: tuple[tuple[str, Json], ...]
-    shape: Literal["single", "chain", "burst"] = "single"
+    shape: Literal["single", "chain", "turns", "burst"] = "single"
     queue: str = "interactive"
+    needs_sight: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +88,8 @@ class Shown:
         tokens_per_s: tokens written (embeddings: read) in a second of the task's time.
         queue_s: seconds in the queue.
         wall_s: seconds from sending to the answer, as the producer saw them.
-        model: the model that answered.
+        model: what answered; "" where nothing had to.
+        skipped: why it was passed by; "" where it was not.
     """
 
     title: str
@@ -96,10 +104,17 @@ class Shown:
     queue_s: float | None
     wall_s: float
     model: str
+    skipped: str = ""
 
 
-def stops() -> list[Stop]:
-    """The tour, one stop after another; the last is the longest."""
+def stops(blobs: Blobs) -> list[Stop]:
+    """The tour, one stop after another; the last is the longest.
+
+    Args:
+        blobs: of the worker; what it reads pictures and documents from.
+    """
+    page, poster = ({"blob": blobs.put(one)} for one in (exhibits.scanned_page(), exhibits.poster()))
+    flowchart = {"blob": blobs.put(exhibits.FLOWCHART.encode())}
     story = files("worker.local").joinpath("story.txt").read_text(encoding="utf-8")
     question: Json = {"messages": [{"role": "user", "content": "What is a message queue? One sentence."}]}
     return [
@@ -147,6 +162,24 @@ def stops() -> list[Stop]:
             ),
             shape="burst",
         ),
+        Stop("A scanned page, askew and dirty, read by OCR", (("document.ocr", {"document": page}),)),
+        Stop(
+            "A flowchart's steps: who does what",
+            (("diagram.describe", {"image": flowchart, "file_name": "order.mmd"}),),
+        ),
+        Stop(
+            "A story, and its next turn: what was said is remembered",
+            (
+                ("story.continue", {"session_id": "demo", "prompt": _OPENING, **_TELLING}),
+                ("story.continue", {"session_id": "demo", "prompt": "And then?", **_TELLING}),
+            ),
+            shape="turns",
+        ),
+        Stop(
+            "A poster, described",
+            (("image.analyze", {"image": poster, "title": "Summer 1966", "language": "en", **_SAMPLING}),),
+            needs_sight=True,
+        ),
         Stop(
             "A text longer than the model's context: split, summarised in parts, joined",
             (("text.summarize", {"text": story, "max_length": 50, "max_tokens": 64, **_SAMPLING}),),
@@ -155,36 +188,44 @@ def stops() -> list[Stop]:
     ]
 
 
-def run_tour(producer: Producer, on_update: Callable[[list[Sent]], None]) -> Iterator[Shown]:
+def run_tour(producer: Producer, blobs: Blobs, on_update: Callable[[list[Sent]], None]) -> Iterator[Shown]:
     """Send the tour, stop after stop, and yield each task with its answer.
 
     Args:
         producer: where it is sent.
+        blobs: as for `stops`.
         on_update: called every 50 ms with the tasks that have not ended.
 
     Raises:
         TaskError: a task failed; the message names it.
         LocalError: Redis cannot be reached.
     """
-    for stop in stops():
-        sent = _send(producer, stop)
+    for stop in stops(blobs):
+        for sent in _sent(producer, stop):
 
-        def show(tasks: list[Sent] = sent) -> None:
-            on_update([task for task in tasks if task.ended_s is None])
+            def show(tasks: list[Sent] = sent) -> None:
+                on_update([task for task in tasks if task.ended_s is None])
 
-        producer.follow(sent, on_update=show)
-        for task in sorted(sent, key=lambda task: not task.latest.failed):
-            yield _shown(stop, task)
+            producer.follow(sent, on_update=show)
+            for task in sorted(sent, key=lambda task: not task.latest.failed):
+                yield _shown(stop, task)
 
 
-def _send(producer: Producer, stop: Stop) -> list[Sent]:
+def _sent(producer: Producer, stop: Stop) -> Iterator[list[Sent]]:
+    """The tasks of a stop; those that come together are followed together."""
     if stop.shape == "chain":
-        return producer.send_chain(stop.tasks, stop.queue)
-    return [producer.send(name, kwargs, stop.queue) for name, kwargs in stop.tasks]
+        yield producer.send_chain(stop.tasks, stop.queue)
+    elif stop.shape == "burst":
+        yield [producer.send(name, kwargs, stop.queue) for name, kwargs in stop.tasks]
+    else:
+        for name, kwargs in stop.tasks:
+            yield [producer.send(name, kwargs, stop.queue)]
 
 
 def _shown(stop: Stop, task: Sent) -> Shown:
     update = task.latest
+    if stop.needs_sight and update.error_type == "BackendRejected" and "cannot see" in update.error:
+        return _passed_by(stop, task)
     if update.state != "SUCCESS":
         reason = f"{update.error_type}: {update.error}" if update.error_type else update.state
         raise TaskError(f"{task.name} ({stop.title}) failed. {reason}")
@@ -206,3 +247,12 @@ def _shown(stop: Stop, task: Sent) -> Shown:
         wall_s=round(task.wall_s, 3),
         model=meta["model"],
     )
+
+
+def _passed_by(stop: Stop, task: Sent) -> Shown:
+    """A stop that the model cannot make."""
+    return Shown(
+        title=stop.title, task=task.name, id=task.id, input=task.kwargs, output={}, prompt_tokens=0,
+        completion_tokens=0, ttft_s=None, tokens_per_s=0.0, queue_s=None, wall_s=round(task.wall_s, 3),
+        model="", skipped=task.latest.error,
+    )  # fmt: skip
