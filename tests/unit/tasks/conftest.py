@@ -112,7 +112,8 @@ class Runner:
         self._folder = folder
         self._ids = itertools.count()
         self.progress: list[tuple[int, int, str]] = []
-        self.readers = Readers(1, 2, 6 * 2**30)
+        self.readers = Readers(1, 2, 4 * 2**30)
+        self.blobs = Blobs(folder / "blobs")
 
     async def __call__(
         self, backend: Any, name: str, /, deadline: float | None = None, **arguments: Any
@@ -125,7 +126,7 @@ class Runner:
             backend=backend,
             call=CallContext(task_id=f"task-{next(self._ids)}", deadline=deadline),
             texts=Texts(
-                Inputs(Blobs(self._folder / "blobs"), (self._folder,), Fetcher(Allowed.of(()), 5)),
+                Inputs(self.blobs, (self._folder,), Fetcher(Allowed.of(()), 5)),
                 8 * 1024 * 1024,
             ),
             look=Look(),
@@ -135,11 +136,19 @@ class Runner:
         return await run(entry, entry.contract.parse(arguments), work)
 
 
+@pytest.fixture(scope="session")
+def warm_readers() -> Iterator[Readers]:
+    """Processes that have loaded their models, for all tests."""
+    readers = Readers(1, 2, 4 * 2**30)
+    yield readers
+    readers.close()
+
+
 @pytest.fixture
-def run_task(tmp_path: Path) -> Iterator[Runner]:
+def run_task(tmp_path: Path, warm_readers: Readers) -> Runner:
     runner = Runner(tmp_path)
-    yield runner
-    runner.readers.close()
+    runner.readers._idle = warm_readers._idle  # each test has an event loop of its own
+    return runner
 
 
 @pytest.fixture
