@@ -18,6 +18,7 @@ _COMMANDS = {
     "posters": ("worker.cli.posters", "Describe and tag the posters of a list."),
     "blobs": ("worker.cli.blobs", "Inputs kept by content hash: sweep what is old."),
     "ocr": ("worker.cli.ocr", "Documents into Markdown and JSON."),
+    "diagram": ("worker.cli.diagram", "Diagrams into tables of steps, and into each other."),
     "status": ("worker.cli.status", "What is reachable, and what there is to do."),
     "cancel": ("worker.cli.cancel", "Cancel tasks, waiting or running."),
     "dlq": ("worker.cli.dlq", "Dead letters: list, show, replay, purge."),
