@@ -20,6 +20,7 @@ _COMMANDS = {
     "ocr": ("worker.cli.ocr", "Documents into Markdown and JSON."),
     "story": ("worker.cli.story", "Chat in the terminal; list, show, export and import stories."),
     "database": ("worker.cli.database", "What is remembered: its state, migrations, backup and restore."),
+    "diagram": ("worker.cli.diagram", "Diagrams into tables of steps, and into each other."),
     "status": ("worker.cli.status", "What is reachable, and what there is to do."),
     "cancel": ("worker.cli.cancel", "Cancel tasks, waiting or running."),
     "dlq": ("worker.cli.dlq", "Dead letters: list, show, replay, purge."),

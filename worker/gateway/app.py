@@ -1,5 +1,6 @@
 """The application: routes, and what stands before them."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,11 +19,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from worker import __version__, metrics
 from worker.batch.feeder import BATCHES, FILES
 from worker.batch.records import Records
+from worker.database.drawings import Drawings
+from worker.database.engine import Database
 from worker.delivery.asking import unusable
 from worker.delivery.following import Follower
 from worker.delivery.sending import Sender
 from worker.errors import SettingsError
-from worker.gateway import batches, documents, files, openai, operating, tasks
+from worker.gateway import batches, diagrams, documents, files, openai, operating, tasks
 from worker.gateway.answers import ApiError, answer, gone, on_api_error
 from worker.gateway.desk import Desk, Reading
 from worker.gateway.feeding import kept_feeding
@@ -60,6 +63,8 @@ def create_app(chosen: Settings) -> FastAPI:
         Blobs(chosen.storage.blob_dir), group.ocr_results, group.ocr_upload, chosen.storage.max_input_bytes
     )
 
+    database = Database(chosen.database.database_url.get_secret_value())
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with address.connect(64) as client, Follower(address) as follower, kept_feeding():
@@ -67,8 +72,10 @@ def create_app(chosen: Settings) -> FastAPI:
             app.state.desk = Desk(
                 client, follower, sender, keys, chosen.redis.result_ttl_s,
                 FileStore(chosen.batch.files_dir / FILES), Records(chosen.batch.files_dir / BATCHES), reading,
+                Drawings(database),
             )  # fmt: skip
             yield
+        await asyncio.to_thread(database.close)
 
     # Its pages bring what they show: nothing is fetched from elsewhere.
     app = FastAPIOffline(
@@ -79,7 +86,7 @@ def create_app(chosen: Settings) -> FastAPI:
         lifespan=lifespan,
         redirect_slashes=False,
     )
-    for routes in (tasks, openai, files, batches, documents, operating):
+    for routes in (tasks, openai, files, batches, documents, diagrams, operating):
         app.include_router(routes.router)
     app.add_exception_handler(ApiError, on_api_error)
     app.add_exception_handler(HTTPException, _on_http_error)
@@ -98,6 +105,7 @@ def create_app(chosen: Settings) -> FastAPI:
     most = {
         files.router.prefix: chosen.batch.max_file_bytes + files.FORM_BYTES,
         documents.UPLOAD_PATH: chosen.storage.max_input_bytes + files.FORM_BYTES,
+        diagrams.UPLOAD_PATH: chosen.storage.max_input_bytes + files.FORM_BYTES,
     }
     app.add_middleware(
         Guard,

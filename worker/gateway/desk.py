@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 
 from worker.batch.records import Records
 from worker.contracts.base import Json, read_object
+from worker.database.drawings import Drawings
 from worker.delivery.asking import cancel_task
 from worker.delivery.following import Follower
 from worker.delivery.sending import Known, Sender, Sent, TooMuch
@@ -62,6 +63,7 @@ class Desk:
         files: of all callers.
         records: of their batches.
         reading: of documents.
+        drawings: what was asked about diagrams.
     """
 
     client: Redis
@@ -72,6 +74,7 @@ class Desk:
     files: FileStore
     records: Records
     reading: Reading
+    drawings: Drawings
     _cancelling: set[asyncio.Task[str]] = field(default_factory=set)
 
     async def send(self, caller: Caller, task: str, kwargs: Json, queue: str) -> Sent:

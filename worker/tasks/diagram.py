@@ -77,6 +77,8 @@ async def describe(work: Work, arguments: DiagramArguments) -> Json:
 async def _process(work: Work, arguments: DiagramArguments, seen: _Seen) -> Process:
     """The process, read or seen; `seen` is told on the way."""
     seen.data = data = await work.bytes(arguments.image, "image")
+    if not data:
+        raise InvalidTask("`image` is empty.", "Send a picture, a PDF or a diagram in text.")
     seen.file_hash = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
     if source := formats.source_of(data, arguments.file_name):
         seen.file_type = source
