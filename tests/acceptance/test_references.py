@@ -1,5 +1,6 @@
 """Redis carries references: no picture, document or long result is ever in it."""
 
+import contextlib
 import io
 import json
 import re
@@ -24,7 +25,13 @@ from worker.local.scripted import LocalScripted
 MOST = 256 * 1024
 _ARGUMENT = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _TAGS = ("characters", "objects", "colours", "mood", "emotions", "style", "function")
-POSTER = {"simple_description": "A cat.", "research_description": "Red.", "tags": {tag: ["x"] for tag in _TAGS}}
+POSTER = {
+    "simple_description": "A cat.",
+    "research_description": "Red.",
+    "tags": {tag: ["x"] for tag in _TAGS},
+}
+
+STEPS = {"steps": [{"number": 1, "action": "Wait", "role": "Clerk", "kind": "task", "next": []}]}
 
 
 class Watched:
@@ -38,7 +45,8 @@ class Watched:
         assert self._ready.wait(10)
 
     def _watch(self) -> None:
-        with self._client.monitor() as monitor:
+        # It ends with its Redis.
+        with contextlib.suppress(redis.ConnectionError), self._client.monitor() as monitor:
             self._ready.set()
             for said in monitor.listen():
                 self.commands += 1
@@ -66,9 +74,14 @@ def ground(tmp_path: Path) -> Iterator[tuple[str, str, LocalScripted, dict[str, 
         scripted.wait_ready()
         with (
             LocalWorker(
-                broker.url, scripted.url, directory=tmp_path / "w", env={**shared, "INPUT_DIRS": str(tmp_path)}
+                broker.url,
+                scripted.url,
+                directory=tmp_path / "w",
+                env={**shared, "INPUT_DIRS": str(tmp_path)},
             ) as worker,
-            LocalGateway(broker.url, env={**shared, "OCR_RESULTS": str(tmp_path / "ocr")}, directory=tmp_path / "g") as gateway,
+            LocalGateway(
+                broker.url, env={**shared, "OCR_RESULTS": str(tmp_path / "ocr")}, directory=tmp_path / "g"
+            ) as gateway,
         ):
             worker.wait_ready()
             gateway.wait_ready()
@@ -111,6 +124,7 @@ def test_no_picture_and_nothing_long_is_ever_in_redis(
     refused = httpx.post(f"{gateway_url}/v1/chat/completions", json=said, timeout=60)
     assert refused.status_code == 413
 
+    print(f"{watched.commands:,} commands, the longest value {watched.longest:,} bytes")
     assert watched.commands > 100
     assert watched.pictures == 0
     assert watched.longest < MOST
