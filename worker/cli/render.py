@@ -51,6 +51,8 @@ def readable_output(result: Json) -> str:
         return str(message.get("content") or "").strip() or _json(message.get("tool_calls"))
     if "summary" in result:
         return str(result["summary"])
+    if "description" in result:
+        return str(result["description"]).rstrip()
     if "keywords" in result:
         return ", ".join(result["keywords"])
     if result.get("object") == "list":
