@@ -153,6 +153,14 @@ def pictures_pdf(pictures: Sequence[Image.Image], dpi: int = 200) -> bytes:
     return buffer.getvalue()
 
 
+def saved(kind: str, *pictures: Image.Image) -> bytes:
+    """A picture as a file of a kind; of several the frames of a TIFF."""
+    buffer = io.BytesIO()
+    more = {"save_all": True, "append_images": pictures[1:]} if kind == "TIFF" else {}
+    pictures[0].save(buffer, kind, **more)
+    return buffer.getvalue()
+
+
 def scanned(document: bytes, *, angle: float = 2, noise: float = 12, turned: int = 0) -> bytes:
     """A PDF printed and scanned at 200 dpi."""
     return pictures_pdf([worn(picture, angle, noise, turned) for picture in looked_at(document)])

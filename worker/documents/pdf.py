@@ -1,5 +1,6 @@
 """A PDF: its pages as pictures and their text layer, by PDFium; for the process that reads pages."""
 
+import re
 from pathlib import Path
 
 import pypdfium2
@@ -12,6 +13,7 @@ from worker.errors import InputUnavailable
 
 #: Points of an inch.
 POINTS = 72
+_NO_PAGES = re.compile(rb"/Kids\s*\[\s*\]")
 
 
 class Pdf:
@@ -37,12 +39,12 @@ class Pdf:
                 raise InputUnavailable(
                     f"{name} is encrypted and wants a password.", "Remove the password, and send it again."
                 ) from None
+            if _NO_PAGES.search(path.read_bytes()):  # PDFium finds that broken
+                raise InputUnavailable(f"{name} is a PDF without pages.", "Send one that has some.") from None
             raise InputUnavailable(
                 f"{name} is a broken PDF: it is truncated or damaged.", "Send the whole file again."
             ) from None
         self.count = len(self._document)
-        if self.count == 0:
-            raise InputUnavailable(f"{name} is a PDF without pages.", "Send one that has some.")
 
     def picture(self, page: int, dpi: float, longest_side: int | None = None) -> Image.Image:
         """A page, upright, RGB, at `dpi` and no longer than `longest_side`.

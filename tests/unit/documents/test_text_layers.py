@@ -9,7 +9,7 @@ from tests import papers
 from worker.documents.marks import Box
 
 
-def _cells(markdown: str) -> list[list[str]]:
+def cells(markdown: str) -> list[list[str]]:
     rows = [line.strip("| ").split(" | ") for line in markdown.splitlines() if line.startswith("|")]
     return [row for row in rows if set("".join(row)) != {"-"}]
 
@@ -71,7 +71,7 @@ async def test_a_table_keeps_its_cells(read, ruled: bool) -> None:
         + papers.said(60, 230, "After it.")
     )
     page = await read(papers.pdf([content]))
-    assert _cells(page["markdown"]) == [list(row) for row in papers.TABLE]
+    assert cells(page["markdown"]) == [list(row) for row in papers.TABLE]
     assert page["markdown"].startswith("Before it.\n\n|")
     assert page["markdown"].endswith("|\n\nAfter it.")
     (block,) = [block for block in page["blocks"] if block["kind"] == "table"]
@@ -86,7 +86,7 @@ async def test_cells_that_are_drawn_as_one(read) -> None:
     content += papers.rule(180, 120, 180, 140) + papers.rule(300, 120, 300, 140)
     content += papers.said(200, 114, "over all three")
     page = await read(papers.pdf([content]))
-    assert _cells(page["markdown"])[1] == ["a", "b", "c"]
+    assert cells(page["markdown"])[1] == ["a", "b", "c"]
     assert page["blocks"][0]["rows"][0] == ["over all three", "", ""]
 
 

@@ -119,7 +119,8 @@ class Runner:
         self.drawings = drawings
         self._ids = itertools.count()
         self.progress: list[tuple[int, int, str]] = []
-        self.readers = Readers(1, 2, 6 * 2**30)
+        self.readers = Readers(1, 2, 4 * 2**30)
+        self.blobs = Blobs(folder / "blobs")
 
     async def __call__(
         self, backend: Any, name: str, /, deadline: float | None = None, task_id: str = "", **arguments: Any
@@ -132,7 +133,7 @@ class Runner:
             backend=backend,
             call=CallContext(task_id=task_id or f"task-{next(self._ids)}", deadline=deadline),
             texts=Texts(
-                Inputs(Blobs(self._folder / "blobs"), (self._folder,), Fetcher(Allowed.of(()), 5)),
+                Inputs(self.blobs, (self._folder,), Fetcher(Allowed.of(()), 5)),
                 8 * 1024 * 1024,
             ),
             look=Look(),
@@ -144,12 +145,20 @@ class Runner:
         return await run(entry, entry.contract.parse(arguments), work)
 
 
+@pytest.fixture(scope="session")
+def warm_readers() -> Iterator[Readers]:
+    """Processes that have loaded their models, for all tests."""
+    readers = Readers(1, 2, 4 * 2**30)
+    yield readers
+    readers.close()
+
+
 @pytest.fixture
-def run_task(tmp_path: Path) -> Iterator[Runner]:
+def run_task(tmp_path: Path, warm_readers: Readers) -> Iterator[Runner]:
     database = Database(f"sqlite:///{tmp_path}/kc.db")
     runner = Runner(tmp_path, Drawings(database))
+    runner.readers._idle = warm_readers._idle  # each test has an event loop of its own
     yield runner
-    runner.readers.close()
     database.close()
 
 
