@@ -152,6 +152,7 @@ class CatalogueTask(Task):  # type: ignore[type-arg]
                 readers=shared.readers,
                 drawings=shared.drawings,
                 same=partial(self._same, request.id, options),
+                stories=shared.stories,
                 progress=progress,
                 queue_s=queue_s,
                 on_chunk=None if stream is None else stream.add,

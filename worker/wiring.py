@@ -22,6 +22,7 @@ from worker.storage.texts import Texts
 if TYPE_CHECKING:
     from worker.database.drawings import Drawings
     from worker.database.engine import Database
+    from worker.database.stories import Stories
 
 #: A process holds this many tasks for each request its servers take at once, and so many more.
 LOOK_AHEAD, SPARE_TASKS = 1.5, 4
@@ -135,6 +136,7 @@ class Runtime:
     look: Look
     readers: Readers
     drawings: "Drawings"
+    stories: "Stories"
 
 
 _runtimes: dict[int, Runtime] = {}
@@ -144,12 +146,19 @@ def runtime() -> Runtime:
     """This process's runtime; made when first asked for, so that a forked child makes its own."""
     pid = os.getpid()
     if pid not in _runtimes:
-        chosen = settings()
         from worker.database.drawings import Drawings
+        from worker.database.stories import Stories
 
+        chosen = settings()
         look = Look(chosen.storage.max_image_pixels, chosen.storage.image_longest_side)
-        drawings = Drawings(build_database(chosen))
+        database = build_database(chosen)
         _runtimes[pid] = Runtime(
-            chosen, build_backend(chosen), build_texts(chosen), look, build_readers(chosen), drawings
+            chosen,
+            build_backend(chosen),
+            build_texts(chosen),
+            look,
+            build_readers(chosen),
+            Drawings(database),
+            Stories(database),
         )
     return _runtimes[pid]

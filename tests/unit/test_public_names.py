@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 def test_tasks() -> None:
     assert set(CATALOGUE) == {
         "llm.chat", "llm.embed", "llm.extract", "text.summarize", "text.keywords", "text.normalize",
-        "image.analyze", "diagram.describe", "document.ocr",
+        "image.analyze", "diagram.describe", "document.ocr", "story.continue",
     }  # fmt: skip
 
 

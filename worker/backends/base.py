@@ -66,6 +66,7 @@ class Capabilities:
         tokenizer: whether the server counts tokens for us.
         vision: whether the model sees pictures; None where the server does not say.
         adapters: LoRA adapters it had when it became ready.
+        chat_template: whether the model has one, or is a base model; None where the server does not say.
     """
 
     server: str
@@ -78,6 +79,7 @@ class Capabilities:
     tokenizer: bool
     vision: bool | None = None
     adapters: tuple[Adapter, ...] = ()
+    chat_template: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,13 @@ class Reply:
         """Token counts as the server reports them: prompt_tokens, completion_tokens, total_tokens."""
         return self.body.get("usage") or {}
 
+    @property
+    def cached_tokens(self) -> int | None:
+        """Tokens of the prompt the server had read before; None where it does not say."""
+        details = (self.body.get("usage") or {}).get("prompt_tokens_details")
+        found = details.get("cached_tokens") if isinstance(details, dict) else None
+        return found if isinstance(found, int) else None
+
 
 @dataclass(frozen=True, slots=True)
 class CallContext:
@@ -142,12 +151,15 @@ class CallContext:
         deadline: `time.monotonic()` value after which nobody wants the answer; None: no limit.
         lane: the queue the task came from: "interactive" goes first, "batch" last (see `lanes`).
         adapter: name of the LoRA adapter chats are answered with; "" for none.
+        affinity: calls of the same name go to the same server while it has a free slot, for what it has read
+            before; "" goes to the server with the fewest in flight.
     """
 
     task_id: str = ""
     deadline: float | None = None
     lane: str = "default"
     adapter: str = ""
+    affinity: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +205,13 @@ class Backend(Protocol):
             BackendRejected, ContextLengthExceeded, InputTooLarge: trying again cannot help.
             BackendUnavailable: it may; short retries have been made already.
             DeadlineExceeded: `context.deadline` passed.
+        """
+        ...
+
+    async def complete(self, request: Json, context: CallContext, on_chunk: OnChunk | None = None) -> Reply:
+        """Send an OpenAI completions request: the model goes on with the text `prompt`, as base models do.
+
+        Otherwise as `chat`; the body returned is that of a chat, its message what the model wrote.
         """
         ...
 

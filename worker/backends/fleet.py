@@ -99,6 +99,10 @@ class Fleet:
 
         return await self._call(send, context)
 
+    async def complete(self, request: Json, context: CallContext, on_chunk: OnChunk | None = None) -> Reply:
+        """As `Backend.complete` says."""
+        return await self.chat(request, context, on_chunk)
+
     async def embed(self, request: Json, context: CallContext) -> Reply:
         """As `Backend.embed` says."""
 
@@ -192,7 +196,9 @@ class Fleet:
             while True:
                 asked_at = time.monotonic()
                 self._watcher.start()
-                async with self._slot(lane, avoid=failed_on, first=turned_away) as slot:
+                async with self._slot(
+                    lane, avoid=failed_on, first=turned_away, affinity=context.affinity
+                ) as slot:
                     wait_s += slot.sent_at - asked_at
                     attempts += 1
                     self._watcher.listen(slot.server)
@@ -248,9 +254,15 @@ class Fleet:
 
     @asynccontextmanager
     async def _slot(
-        self, lane: Lane, *, avoid: Server | None = None, only: Server | None = None, first: bool = False
+        self,
+        lane: Lane,
+        *,
+        avoid: Server | None = None,
+        only: Server | None = None,
+        first: bool = False,
+        affinity: str = "",
     ) -> AsyncIterator[Slot]:
-        slot = await self._gate.take(lane, avoid=avoid, only=only, first=first)
+        slot = await self._gate.take(lane, avoid=avoid, only=only, first=first, affinity=affinity)
         try:
             yield slot
         finally:
@@ -365,6 +377,7 @@ def weakest(found: Sequence[Capabilities]) -> Capabilities:
         structured=min((capabilities.structured for capabilities in found), key=_STRENGTH.index),
         embeddings=all(capabilities.embeddings for capabilities in found),
         vision=_all_of([capabilities.vision for capabilities in found]),
+        chat_template=_all_of([capabilities.chat_template for capabilities in found]),
         tokenizer=all(capabilities.tokenizer for capabilities in found),
         adapters=tuple(one for one in first.adapters if all(one in other.adapters for other in found)),
     )

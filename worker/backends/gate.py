@@ -5,6 +5,7 @@ served, and is woken exactly when a slot is his: nothing polls.
 """
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -41,6 +42,7 @@ class _Waiter:
     since: float
     avoid: Server | None
     only: Server | None
+    affinity: str
     slot: asyncio.Future[Slot] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -63,6 +65,7 @@ class Gate:
         avoid: Server | None = None,
         only: Server | None = None,
         first: bool = False,
+        affinity: str = "",
     ) -> Slot:
         """A slot of a ready server, the caller's until `give_back`.
 
@@ -71,11 +74,12 @@ class Gate:
             avoid: a server to pass over while another one is free.
             only: the one server that will do.
             first: wait in front of the others of the lane: for one who had his turn and got nothing for it.
+            affinity: takers of the same name get the same one of the servers that have a free slot.
 
         Raises:
             BackendRejected: every server refused to serve us while we waited.
         """
-        waiter = _Waiter(lane, time.monotonic(), avoid, only)
+        waiter = _Waiter(lane, time.monotonic(), avoid, only, affinity)
         if self._lanes.empty_to(lane) and (server := self._free(waiter)):
             return self._lend(server, lane)
         self._lanes.add(waiter, first=first)
@@ -181,7 +185,11 @@ class Gate:
             patience_s = max(STALLED_S, STALLED_ANSWERS * self._slowest_s)
             ready = [server for server in ready if not server.stalled(now, patience_s)] or ready
         free = [server for server in ready if server.has_room(waiter.lane)]
-        return min(free, key=lambda server: (server is waiter.avoid, *_busyness(server)), default=None)
+        return min(
+            free,
+            key=lambda server: (server is waiter.avoid, _liking(server, waiter.affinity), *_busyness(server)),
+            default=None,
+        )
 
     def _lend(self, server: Server, lane: Lane) -> Slot:
         now = time.monotonic()
@@ -193,3 +201,8 @@ class Gate:
 def _busyness(server: Server) -> tuple[int, int]:
     """Least is next: fewest in flight, then the one whose last turn is longest ago."""
     return server.in_flight, server.last_turn
+
+
+def _liking(server: Server, affinity: str) -> bytes:
+    """Least is the server a name belongs to (rendezvous hashing): when one goes, only its names move."""
+    return hashlib.sha256(f"{affinity}\0{server.client.url}".encode()).digest() if affinity else b""

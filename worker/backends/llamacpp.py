@@ -25,6 +25,15 @@ LLAMA_CPP_PYTHON = "llama-cpp-python"
 _OVERSIZED_PROMPT = "the " * 300_000
 #: Tokens of an answer that ends by itself before a cancellation matters.
 _SHORT_ANSWER = 64
+#: The chat template llama.cpp takes for a model that has none (common/chat.cpp: CHATML_TEMPLATE_SRC).
+STAND_IN_TEMPLATE = (
+    "{%- for message in messages -%}\n"
+    "  {{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' -}}\n"
+    "{%- endfor -%}\n"
+    "{%- if add_generation_prompt -%}\n"
+    "  {{- '<|im_start|>assistant\n' -}}\n"
+    "{%- endif -%}"
+)
 #: Tokenize requests in flight to one server: they share its HTTP threads with the chats.
 _TOKENIZE_AT_ONCE = 4
 
@@ -106,6 +115,7 @@ class LlamaCpp:
     async def _llama_server(self, client: OpenAIClient, props: Json) -> Capabilities:
         entries = await client.model_list(client.options.timeout_s)
         model, models = choose_model(client.options.model, entries, client.url)
+        template = props.get("chat_template") or None
         return Capabilities(
             server=LLAMA_SERVER,
             model=model,
@@ -116,6 +126,7 @@ class LlamaCpp:
             embeddings=False,
             tokenizer=True,
             adapters=await _adapters(client),
+            chat_template=template and template != STAND_IN_TEMPLATE,
             vision=bool((props.get("modalities") or {}).get("vision")),
         )
 

@@ -109,20 +109,20 @@ class OpenAIClient:
     ) -> Answer:
         """POST /v1/chat/completions; the answer is the same whole, with `stream`, and with `on_chunk`.
 
-        But for one thing: a streamed answer that runs away is cut, its `finish_reason` "repetition".
+        But for one thing: a streamed answer that runs away is cut, its `finish_reason` "repetition". With a
+        `prompt` instead of messages it goes to /v1/completions; the answer has the shape of a chat's.
 
         Raises:
             BackendRejected, ContextLengthExceeded, InputTooLarge, BackendUnavailable: see `failures`.
             InvalidTask: the request cannot be written as JSON.
         """
         request = {key: value for key, value in request.items() if key not in {"stream", "stream_options"}}
+        path = "/v1/completions" if "prompt" in request else "/v1/chat/completions"
         if stream or on_chunk is not None:
             streamed = {**request, "stream": True, "stream_options": {"include_usage": True}}
-            if (answer := await self._stream(streamed, request_id, timeout_s, on_chunk)) is not None:
+            if (answer := await self._stream(path, streamed, request_id, timeout_s, on_chunk)) is not None:
                 return answer
-        answer = await self.post(
-            "/v1/chat/completions", request, wanted="choices", request_id=request_id, timeout_s=timeout_s
-        )
+        answer = await self.post(path, request, wanted="choices", request_id=request_id, timeout_s=timeout_s)
         _hand_over(answer.body, on_chunk)
         return Answer(answer.body, _ttft_from_timings(answer), answer.total_s)
 
@@ -156,7 +156,7 @@ class OpenAIClient:
         return [entry for entry in entries if isinstance(entry, dict) and "id" in entry]
 
     async def _stream(
-        self, payload: Json, request_id: str, timeout_s: float, on_chunk: OnChunk | None
+        self, path: str, payload: Json, request_id: str, timeout_s: float, on_chunk: OnChunk | None
     ) -> Answer | None:
         """The answer from a stream; None where only a whole answer will do.
 
@@ -166,7 +166,7 @@ class OpenAIClient:
         started = time.monotonic()
         first_at: float | None = None
         assembly, done = Assembly(), False
-        async with self._exchange("POST", "/v1/chat/completions", payload, request_id, timeout_s) as response:
+        async with self._exchange("POST", path, payload, request_id, timeout_s) as response:
             if "event-stream" not in response.headers.get("content-type", ""):
                 body = await self._read_json(response, "choices")  # it does not stream
                 _hand_over(body, on_chunk)
@@ -206,7 +206,7 @@ class OpenAIClient:
             raise failures.not_an_answer(
                 self.url, response.headers, text.encode(), "a piece of a chat completion"
             )
-        return event
+        return _as_chat(event, "delta") if _completes(response) else event
 
     @asynccontextmanager
     async def _exchange(
@@ -296,6 +296,8 @@ class OpenAIClient:
             body = None
         if not isinstance(body, dict) or not isinstance(body.get(wanted), _SHAPES.get(wanted, object)):
             raise failures.not_an_answer(self.url, response.headers, raw, f"a JSON object with `{wanted}`")
+        if wanted == "choices" and _completes(response):
+            body = _as_chat(body, "message")
         if wanted == "choices" and not _is_completion(body):
             raise BackendRejected(
                 f"{self.url} answered a chat completion without a message.", failures.NOT_A_MODEL_SERVER
@@ -321,6 +323,18 @@ def _encode(payload: Json) -> bytes:
 async def _in_pieces(content: bytes) -> AsyncIterator[bytes]:
     for start in range(0, len(content), PIECE_BYTES):
         yield content[start : start + PIECE_BYTES]
+
+
+def _completes(response: aiohttp.ClientResponse) -> bool:
+    return response.url.path.endswith("/v1/completions")
+
+
+def _as_chat(body: Json, field: str) -> Json:
+    """An answer of /v1/completions, or a piece of it, as one of a chat; what is none stays as it is."""
+    for choice in body["choices"]:
+        if isinstance(choice, dict) and isinstance(choice.get("text"), str):
+            choice[field] = {"role": "assistant", "content": choice.pop("text")}
+    return {**body, "object": "chat.completion"}
 
 
 def _is_completion(body: Json) -> bool:

@@ -25,6 +25,7 @@ from aiohttp import web
 from PIL import Image
 
 from worker.backends.base import Json
+from worker.backends.llamacpp import STAND_IN_TEMPLATE
 from worker.backends.scripted_faults import Fault, commit
 from worker.backends.scripted_seen import Memory, Outcome, Seen
 
@@ -32,6 +33,7 @@ ScriptedKind = Literal["llamacpp", "llama-cpp-python", "vllm"]
 
 #: In so many steps an answer of a server that degrades follows how many are worked on beside it.
 _STEPS = 8
+COMPLETIONS = "/v1/completions"
 #: Of one picture.
 PICTURE_TOKENS = 64
 _TOKENS = re.compile(r"\s*(?:\w+|[^\w\s])")
@@ -50,6 +52,7 @@ class Scripted:
         context_length: most tokens of prompt and answer; prompts over it are refused.
         embeddings: whether it embeds.
         vision: whether it takes pictures; it opens them, and counts 64 tokens for each.
+        chat_template: whether its model has one; else vLLM refuses to chat, and llama.cpp makes one up.
         model: its only model.
         adapters: names of its LoRA adapters.
         loading: whether it answers as if its model were not loaded yet.
@@ -65,6 +68,7 @@ class Scripted:
     context_length: int = 4096
     embeddings: bool = True
     vision: bool = False
+    chat_template: bool = True
     model: str = "scripted"
     adapters: tuple[str, ...] = ()
     loading: bool = False
@@ -105,6 +109,7 @@ class Scripted:
         app.router.add_get("/_seen", self._show_seen)
         app.router.add_get("/v1/models", self._models)
         app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_post(COMPLETIONS, self._complete)
         app.router.add_post("/v1/embeddings", self._embed)
         if self.kind == "llama-cpp-python":
             app.router.add_get("/openapi.json", self._openapi)
@@ -217,7 +222,12 @@ class Scripted:
         settings = {"n_ctx": self.context_length}
         modalities = {"vision": self.vision, "audio": False}
         return web.json_response(
-            {"default_generation_settings": settings, "total_slots": self.slots, "modalities": modalities}
+            {
+                "default_generation_settings": settings,
+                "total_slots": self.slots,
+                "modalities": modalities,
+                "chat_template": "{{ messages }}" if self.chat_template else STAND_IN_TEMPLATE,
+            }
         )
 
     async def _show_slots(self, _: web.Request) -> web.Response:
@@ -280,6 +290,12 @@ class Scripted:
         messages = body.get("messages")
         if not isinstance(messages, list):
             return self._error(400, "Expected 'messages' to be an array", "invalid_request_error")
+        if self.kind == "vllm" and not self.chat_template:
+            message = (
+                "As of transformers v4.44, default chat template is no longer allowed, so you must provide a "
+                "chat template if the tokenizer does not define one."
+            )
+            return self._error(400, message, "BadRequestError")
         pictures = [url for message in messages for url in _pictures(message)]
         if pictures and not self.vision:
             return self._error(500, "image input is not supported", "server_error")
@@ -293,6 +309,16 @@ class Scripted:
             return self._context_exceeded(prompt_tokens, stream=bool(body.get("stream")))
         content = _text(messages[-1]) if messages else ""
         return await self._reply(request, body, {"content": content}, prompt_tokens)
+
+    async def _complete(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        if not isinstance(prompt := body.get("prompt"), str):
+            return self._error(400, '"prompt" must be a string', "invalid_request_error")
+        prompt_tokens = len(_TOKENS.findall(prompt))
+        if prompt_tokens >= self.context_length:
+            return self._context_exceeded(prompt_tokens, stream=bool(body.get("stream")))
+        last = prompt.rpartition("\n")[2]
+        return await self._reply(request, body, {"content": f" {last}"}, prompt_tokens)
 
     async def _reply(
         self, request: web.Request, body: Json, message: Json, prompt_tokens: int
@@ -319,7 +345,8 @@ class Scripted:
                 return await self._stream(request, top, message, kept, finish_reason, usage)
             await self._generate(self.latency_s)
         whole = {"role": "assistant", **message, "content": "".join(kept) if "content" in message else None}
-        choice = {"index": 0, "message": whole, "finish_reason": finish_reason}
+        said = {"text": whole["content"]} if request.path == COMPLETIONS else {"message": whole}
+        choice = {"index": 0, **said, "finish_reason": finish_reason}
         answer = {**top, "object": "chat.completion", "choices": [choice], "usage": usage}
         if self.kind == "llamacpp":
             answer["timings"] = {"prompt_ms": 0.0, "predicted_n": count, "predicted_ms": self.latency_s * 500}
@@ -338,7 +365,8 @@ class Scripted:
         await response.prepare(request)
 
         async def send(delta: Json, **fields: Any) -> None:
-            choice = {"index": 0, "delta": delta, "finish_reason": None, **fields}
+            said = {"text": delta.get("content") or ""} if request.path == COMPLETIONS else {"delta": delta}
+            choice = {"index": 0, **said, "finish_reason": None, **fields}
             await write({**top, "object": "chat.completion.chunk", "choices": [choice]})
 
         async def write(event: Json) -> None:
@@ -443,6 +471,7 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=256, help="requests worked on at once")
     parser.add_argument("--context", type=int, default=4096, help="context length, tokens")
     parser.add_argument("--vision", type=int, default=0, help="1: it takes pictures")
+    parser.add_argument("--chat-template", type=int, default=1, help="0: its model has none")
     parser.add_argument("--degrades-past", type=int, default=0, help="beyond so many at once all get slower")
     parser.add_argument("--keep", type=int, default=10_000, help="requests remembered")
     parser.add_argument("--bodies", type=int, default=1, help="0: they are remembered without their bodies")
@@ -458,6 +487,7 @@ def main() -> None:
             degrades_past=given.degrades_past,
             context_length=given.context,
             vision=bool(given.vision),
+            chat_template=bool(given.chat_template),
             memory=Memory(given.keep, bodies=bool(given.bodies), record=given.record),
         )
         await server.start(given.port, given.host)

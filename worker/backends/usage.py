@@ -30,14 +30,15 @@ async def with_usage(
     """
     if answer.body.get("usage") or not capabilities.tokenizer:
         return answer
-    prompt = "\n".join(_text_of(message) for message in request["messages"])
+    messages = request.get("messages", ())
+    prompt = "\n".join((request.get("prompt", ""), *map(_text_of, messages))).removeprefix("\n")
     written = "".join(_text_of(choice["message"]) for choice in answer.body["choices"])
     try:
         counts = await kind.count_tokens(client, capabilities, [prompt, written], PROBE_TIMEOUT_S)
     except TaskError as error:
         logger.info("The tokens of an answer are not known: %s", error)
         return answer
-    prompt_tokens = counts[0] + _MARKER_TOKENS * (len(request["messages"]) + 1)
+    prompt_tokens = counts[0] + (_MARKER_TOKENS * (len(messages) + 1) if messages else 0)
     answer.body["usage"] = {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": counts[1],

@@ -19,6 +19,8 @@ _COMMANDS = {
     "blobs": ("worker.cli.blobs", "Inputs kept by content hash: sweep what is old."),
     "ocr": ("worker.cli.ocr", "Documents into Markdown and JSON."),
     "diagram": ("worker.cli.diagram", "Diagrams into tables of steps, and into each other."),
+    "story": ("worker.cli.story", "Chat in the terminal; list, show, export and import stories."),
+    "database": ("worker.cli.database", "What is remembered: its state, migrations, backup and restore."),
     "status": ("worker.cli.status", "What is reachable, and what there is to do."),
     "cancel": ("worker.cli.cancel", "Cancel tasks, waiting or running."),
     "dlq": ("worker.cli.dlq", "Dead letters: list, show, replay, purge."),

@@ -49,10 +49,9 @@ def readable_output(result: Json) -> str:
     if choices := result.get("choices"):
         message = choices[0]["message"]
         return str(message.get("content") or "").strip() or _json(message.get("tool_calls"))
-    if "summary" in result:
-        return str(result["summary"])
-    if "description" in result:
-        return str(result["description"]).rstrip()
+    for name in ("summary", "description"):
+        if name in result:
+            return str(result[name]).rstrip()
     if "keywords" in result:
         return ", ".join(result["keywords"])
     if result.get("object") == "list":

@@ -5,6 +5,7 @@ from worker.contracts.diagram import DiagramArguments
 from worker.contracts.document import OcrArguments
 from worker.contracts.image import AnalyzeArguments
 from worker.contracts.llm import ChatArguments, EmbedArguments, ExtractArguments
+from worker.contracts.story import StoryArguments
 from worker.contracts.text import KeywordsArguments, NormalizeArguments, SummarizeArguments
 
 #: How each task's arguments are read, by its public name.
@@ -16,6 +17,7 @@ CONTRACTS: dict[str, type[TaskArguments]] = {
     "text.summarize": SummarizeArguments,
     "text.keywords": KeywordsArguments,
     "text.normalize": NormalizeArguments,
+    "story.continue": StoryArguments,
     "image.analyze": AnalyzeArguments,
     "diagram.describe": DiagramArguments,
 }

@@ -6,14 +6,14 @@ limits, so that a lost server is an error and not a hang.
 """
 
 import asyncio
+import contextlib
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event, exc
@@ -24,14 +24,14 @@ from worker.errors import InputUnavailable, SettingsError
 
 T = TypeVar("T")
 
-#: Transactions of one process at once; each has a thread and a connection.
+#: Transactions of one process that read, and that write, at once; each has a thread and a connection.
 THREADS = 4
 #: Seconds a writer of SQLite waits for another one, and a connection to PostgreSQL may take to be there.
 LOCK_TIMEOUT_S, CONNECT_TIMEOUT_S = 20, 5
 #: Seconds one statement may take on PostgreSQL.
 STATEMENT_TIMEOUT_S = 30
 
-_HINT = "Check DATABASE_URL and the server behind it with `kc-worker database status`."
+_HINT = "Check DATABASE_URL, and the server or the disk behind it."
 
 
 class Database:
@@ -47,10 +47,13 @@ class Database:
     def __init__(self, url: str) -> None:
         parsed = database_url(url)
         #: Where it is, for people; without the password.
-        self.shown = parsed.render_as_string(hide_password=True)
+        self.shown = parsed.set(drivername=parsed.get_backend_name()).render_as_string(hide_password=True)
         self._password = parsed.password or ""
-        self._engine = _sqlite(parsed) if parsed.get_backend_name() == "sqlite" else _postgresql(parsed)
-        self._threads = ThreadPoolExecutor(THREADS, "kc-database")
+        one_writer = parsed.get_backend_name() == "sqlite"
+        self._engine = _sqlite(parsed) if one_writer else _postgresql(parsed)
+        self._readers = ThreadPoolExecutor(THREADS, "kc-database-read")
+        # SQLite lets one write at a time, and those who wait for it go on in any order, after long pauses.
+        self._writers = ThreadPoolExecutor(1 if one_writer else THREADS, "kc-database-write")
         self._preparing = threading.Lock()
         self._prepared = False
 
@@ -72,13 +75,13 @@ class Database:
 
     async def reading(self, work: Callable[[Connection], T]) -> T:
         """`read`, beside the loop."""
-        return await self._beside(self.read, work)
+        return await _beside(self._readers, self.read, work)
 
     async def writing(self, work: Callable[[Connection], T]) -> T:
         """`write`, beside the loop; who is cancelled meanwhile waits for its end."""
-        return await self._beside(self.write, work)
+        return await _beside(self._writers, self.write, work)
 
-    @contextmanager
+    @contextlib.contextmanager
     def transaction(self, *, write: bool = False) -> Iterator[Connection]:
         """A connection in a transaction, committed at the end; the tables are as they were found."""
         try:
@@ -91,27 +94,21 @@ class Database:
 
     def close(self) -> None:
         """Close all connections, once what is under way has ended."""
-        self._threads.shutdown()
+        self._readers.shutdown()
+        self._writers.shutdown()
         self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _prepare(self) -> None:
         with self._preparing:
             if not self._prepared:
                 bring_up_to_date(self.transaction)
                 self._prepared = True
-
-    async def _beside(
-        self, run: Callable[[Callable[[Connection], T]], T], work: Callable[[Connection], T]
-    ) -> T:
-        """In a thread. A transaction is not cancelled halfway: who waits for it learns how it ended."""
-        running = asyncio.get_running_loop().run_in_executor(self._threads, run, work)
-        try:
-            return await asyncio.shield(running)
-        except asyncio.CancelledError:
-            await asyncio.wait((running,))
-            if not running.cancelled():
-                running.exception()
-            raise
 
     def _unavailable(self, error: exc.SQLAlchemyError) -> Exception:
         """The error for a person; a bug stays what it is."""
@@ -127,6 +124,24 @@ class Database:
         return InputUnavailable(
             f"The database {self.shown} cannot be used: {reason}.", _HINT, retryable=passing
         )
+
+
+async def _beside(
+    threads: ThreadPoolExecutor,
+    run: Callable[[Callable[[Connection], T]], T],
+    work: Callable[[Connection], T],
+) -> T:
+    """In a thread. A transaction is not cancelled halfway: who waits for it learns how it ended."""
+    running = asyncio.get_running_loop().run_in_executor(threads, run, work)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        while not running.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait((running,))
+        if not running.cancelled():
+            running.exception()  # nobody else asks
+        raise
 
 
 def database_url(url: str) -> URL:
@@ -162,7 +177,7 @@ def _sqlite(url: URL) -> Engine:
     Path(url.database or "").parent.mkdir(parents=True, exist_ok=True)
     engine = sa.create_engine(
         url,
-        pool_size=THREADS,
+        pool_size=2 * THREADS,
         max_overflow=0,
         pool_timeout=LOCK_TIMEOUT_S,
         connect_args={"timeout": LOCK_TIMEOUT_S},
@@ -199,7 +214,7 @@ def _postgresql(url: URL) -> Engine:
     }
     engine = sa.create_engine(
         url,
-        pool_size=THREADS,
+        pool_size=2 * THREADS,
         max_overflow=0,
         pool_timeout=LOCK_TIMEOUT_S,
         pool_pre_ping=True,

@@ -5,13 +5,13 @@ keeps the others waiting. A migration is one transaction on both; one that fails
 were.
 """
 
+import logging
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
 
-import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -19,10 +19,11 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy.engine import Connection
 
+from worker.database.dialects import lock
 from worker.errors import InputUnavailable, InvalidTask
 
-#: Held by who migrates, on PostgreSQL; any number that nobody else uses.
-_LOCK = 0x6B635F776F726B65
+#: Alembic says at INFO what it is about to do, in every process.
+logging.getLogger("alembic").setLevel(logging.WARNING)
 _FOLDER = Path(__file__).parent / "migrations"
 #: Alembic's scripts work on what is global to the process.
 _one_at_a_time = threading.Lock()
@@ -50,14 +51,14 @@ def upgrade(connection: Connection, target: str = "head") -> None:
         InvalidTask: there is no such revision above theirs.
         InputUnavailable: they are of a revision this version does not know.
     """
-    lock(connection)
+    lock(connection, "tables")
     known(revision(connection))
     _run(command.upgrade, connection, target)
 
 
 def downgrade(connection: Connection, target: str) -> None:
     """Take the tables down to a revision, "base" for none at all; errors as for `upgrade`."""
-    lock(connection)
+    lock(connection, "tables")
     known(revision(connection))
     _run(command.downgrade, connection, target)
 
@@ -91,12 +92,6 @@ def known(found: str | None) -> None:
             "Update kc-worker.",
             retryable=True,
         )
-
-
-def lock(connection: Connection) -> None:
-    """Be the only one who changes tables, to the end of the transaction."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
 
 
 def _run(step: Callable[[Config, str], None], connection: Connection, target: str) -> None:

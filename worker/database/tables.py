@@ -94,7 +94,8 @@ MESSAGE = Table(
     Column("date", Moment, nullable=False),
 )
 
-#: `holder` is one run of the task; `until` the Unix time at which it counts as dead unless it renews.
+#: `holder` is one run of the task; `running` whether it is his turn; `until` the Unix time at which he counts
+#: as dead unless he renews it.
 WAITING = Table(
     "waiting",
     METADATA,
@@ -103,6 +104,7 @@ WAITING = Table(
     Column("session", Text, nullable=False),
     Column("task", Text, nullable=False),
     Column("holder", Text, nullable=False),
+    Column("running", Boolean, nullable=False),
     Column("until", Double, nullable=False),
 )
 

@@ -35,6 +35,11 @@ _EXAMPLES: dict[str, Json] = {
         "request": "two large pizzas to 5 Long Street",
         "schema": {"type": "object", "properties": {"address": {"type": "string"}}},
     },
+    "story.continue": {
+        "session_id": "rivers",
+        "prompt": "Begin a story about two rivers.",
+        "max_tokens": 200,
+    },
 }
 
 

@@ -1,6 +1,17 @@
 """The catalogue: importing this room registers every task."""
 
-from worker.tasks import analyze, chat, diagram, document, embed, extract, keywords, normalize, summarize
+from worker.tasks import (
+    analyze,
+    chat,
+    diagram,
+    document,
+    embed,
+    extract,
+    keywords,
+    normalize,
+    story,
+    summarize,
+)
 from worker.tasks.base import CATALOGUE, Task, Work
 
 __all__ = [
@@ -15,5 +26,6 @@ __all__ = [
     "extract",
     "keywords",
     "normalize",
+    "story",
     "summarize",
 ]

@@ -15,6 +15,7 @@ from worker.backends.assembly import pieces_of
 from worker.backends.base import Backend, CallContext, Capabilities, Chunk, Json, OnChunk, Reply
 from worker.contracts.base import Input, Meta, Options, TaskArguments, TextInput
 from worker.database.drawings import Drawings
+from worker.database.stories import Stories
 from worker.documents.pictures import Look, Picture, read_picture
 from worker.documents.readers import Readers
 from worker.errors import DeadlineExceeded, InvalidTask
@@ -39,6 +40,7 @@ class Work:
         look: how much of a picture is looked at.
         readers: processes that read pages.
         drawings: what was found in diagrams before.
+        stories: conversations that are remembered.
         progress: tells the producer how far the task is.
         same: finds others who do the same.
         queue_s: seconds the task waited in the queue; None where the producer did not say when it was sent.
@@ -51,6 +53,7 @@ class Work:
     look: Look
     readers: Readers
     drawings: Drawings
+    stories: Stories
     progress: Progress
     same: Same
     queue_s: float | None = None
@@ -66,6 +69,10 @@ class Work:
     async def chat(self, request: Json, on_chunk: OnChunk | None = None) -> Reply:
         """Ask the model and put the call on this task's account; errors as for `Backend.chat`."""
         return self._record(await self.backend.chat(request, self.call, on_chunk))
+
+    async def complete(self, request: Json, on_chunk: OnChunk | None = None) -> Reply:
+        """Let the model go on with a text, as `chat`; errors as for `Backend.complete`."""
+        return self._record(await self.backend.complete(request, self.call, on_chunk))
 
     async def embed(self, request: Json) -> Reply:
         """Embed and put the call on this task's account; errors as for `Backend.embed`."""
@@ -151,6 +158,8 @@ class Work:
         for name, count in reply.usage.items():
             if isinstance(count, int):
                 self._usage[name] = self._usage.get(name, 0) + count
+        if (cached := reply.cached_tokens) is not None:
+            self._usage["cached_tokens"] = self._usage.get("cached_tokens", 0) + cached
         return reply
 
 

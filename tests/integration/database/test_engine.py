@@ -48,6 +48,14 @@ def test_what_the_code_says_of_a_table_is_what_the_migrations_made(database_url:
     database.close()
 
 
+def test_every_table_that_migrations_made_is_known_to_the_code(database_url: str) -> None:
+    """Backups hold the tables the code knows."""
+    database = Database(database_url)
+    database.read(revision)
+    assert tables(database) == {*METADATA.tables, "alembic_version"}
+    database.close()
+
+
 def test_every_migration_goes_down_and_up_again(database_url: str) -> None:
     database = Database(database_url)
     for step in revisions():

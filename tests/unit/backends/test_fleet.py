@@ -316,6 +316,7 @@ class TestReadiness:
             embeddings=True,
             tokenizer=True,
             vision=None if kind == "vllm" else False,
+            chat_template=True if kind == "llamacpp" else None,
         )
         assert counts == [3, 0]
 

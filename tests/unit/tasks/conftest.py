@@ -12,6 +12,7 @@ import pytest
 from worker.backends.base import CallContext, Capabilities, Json, OnChunk, Readiness, Reply
 from worker.database.drawings import Drawings
 from worker.database.engine import Database
+from worker.database.stories import Stories
 from worker.documents.pictures import Look
 from worker.documents.readers import Readers
 from worker.storage.blobs import Blobs
@@ -79,6 +80,9 @@ class ScriptedBackend:
         }
         return Reply(body, "scripted://", ttft_s=0.1, total_s=0.2)
 
+    async def complete(self, request: Json, context: CallContext, on_chunk: OnChunk | None = None) -> Reply:
+        return await self.chat(request, context, on_chunk)
+
     async def embed(self, request: Json, context: CallContext) -> Reply:
         self.requests.append(request)
         return Reply({"object": "list", "data": [], "model": "scripted"}, "scripted://", None, 0.1)
@@ -114,9 +118,9 @@ async def nobody(name: str) -> None:
 class Runner:
     """Runs tasks against a scripted model and notes their progress."""
 
-    def __init__(self, folder: Path, drawings: Drawings) -> None:
+    def __init__(self, folder: Path, drawings: Drawings, stories: Stories) -> None:
         self._folder = folder
-        self.drawings = drawings
+        self.drawings, self.stories = drawings, stories
         self._ids = itertools.count()
         self.progress: list[tuple[int, int, str]] = []
         self.readers = Readers(1, 2, 4 * 2**30)
@@ -139,6 +143,7 @@ class Runner:
             look=Look(),
             readers=self.readers,
             drawings=self.drawings,
+            stories=self.stories,
             progress=progress,
             same=nobody,
         )
@@ -156,7 +161,7 @@ def warm_readers() -> Iterator[Readers]:
 @pytest.fixture
 def run_task(tmp_path: Path, warm_readers: Readers) -> Iterator[Runner]:
     database = Database(f"sqlite:///{tmp_path}/kc.db")
-    runner = Runner(tmp_path, Drawings(database))
+    runner = Runner(tmp_path, Drawings(database), Stories(database))
     runner.readers._idle = warm_readers._idle  # each test has an event loop of its own
     yield runner
     database.close()

@@ -36,7 +36,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(
             ["owner", "session"], ["story.owner", "story.session"], name="turn_story_fkey", ondelete="CASCADE"
         ),
-        sa.UniqueConstraint("task", name="turn_task_key"),
+        sa.UniqueConstraint("owner", "session", "task", name="turn_task_key"),
     )
     op.create_table(
         "message",
@@ -64,10 +64,10 @@ def upgrade() -> None:
         sa.Column("session", sa.Text, nullable=False),
         sa.Column("task", sa.Text, nullable=False),
         sa.Column("holder", sa.Text, nullable=False),
+        sa.Column("running", sa.Boolean, nullable=False),
         sa.Column("until", sa.Double, nullable=False),
-        sa.UniqueConstraint("task", name="waiting_task_key"),
+        sa.UniqueConstraint("owner", "session", "task", name="waiting_task_key"),
     )
-    op.create_index("waiting_session_idx", "waiting", ["owner", "session", "place"])
 
 
 def downgrade() -> None:
