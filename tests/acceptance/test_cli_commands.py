@@ -38,6 +38,8 @@ def test_help_lists_every_command_without_loading_any(kc_worker: KcWorker) -> No
         "gateway",
         "batch",
         "blobs",
+        "story",
+        "database",
         "worker",
         "models",
     ):

@@ -27,6 +27,16 @@ def check() -> None:
         raise KeyboardInterrupt
 
 
+def forget() -> None:
+    """Ctrl-C was for something smaller than the command, which goes on; not so SIGTERM.
+
+    Raises:
+        KeyboardInterrupt: the command is to end.
+    """
+    _arrived[:] = [number for number in _arrived if number != signal.SIGINT]
+    check()
+
+
 def _interrupt(number: int, _frame: FrameType | None) -> NoReturn:
     _arrived.append(number)
     raise KeyboardInterrupt

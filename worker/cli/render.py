@@ -56,7 +56,7 @@ def readable_output(result: Json) -> str:
         return str(message.get("content") or "").strip() or _json(message.get("tool_calls"))
     for name in ("summary", "text", "markdown", "description", "simple_description"):
         if isinstance(said := result.get(name), str):
-            return said
+            return said.rstrip()
     if "keywords" in result:
         return ", ".join(result["keywords"])
     if result.get("object") == "list":

@@ -99,7 +99,7 @@ def _send_and_follow(name: str, arguments: dict[str, Any], queue: str, *, stream
         task = producer.send(name, arguments, queue)
         try:
             if stream:
-                asyncio.run(_show_stream(producer, task))
+                asyncio.run(show_stream(producer, task))
             else:
                 show_progress(producer, task, name)
         except KeyboardInterrupt:
@@ -143,7 +143,7 @@ def show_progress(producer: "Producer", task: "Sent", label: str) -> None:
         producer.follow([task], on_update=show)
 
 
-async def _show_stream(producer: "Producer", task: "Sent") -> None:
+async def show_stream(producer: "Producer", task: "Sent") -> None:
     """The answer as it comes, until the task has ended."""
     from worker.delivery.following import Follower
 

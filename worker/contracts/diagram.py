@@ -17,7 +17,8 @@ class DiagramArguments(Sampling):
     Attributes:
         image: a picture (PNG, JPEG, WebP, SVG …), a PDF, or a text diagram (Mermaid, PlantUML, BPMN, draw.io,
             JSON).
-        file_name: tells which text diagram it is where the content does not, and is in the answer.
+        file_name: tells which text diagram it is where the content does not, and is in the answer; where none
+            is given, that of the path or URL.
         page: of a PDF or a draw.io file.
         adapter: LoRA adapter of the model server the picture is looked at with.
         language: ISO 639 code of the answer; "auto" is the language of the diagram.

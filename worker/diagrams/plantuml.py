@@ -18,6 +18,7 @@ _ACTIVITY = re.compile(
 )
 _STATE = re.compile(r"^[ \t]*(?:state\b|\[\*\]|[\w.]+[ \t]+-[\w\[\]#]*->[ \t]*\[\*\])", re.MULTILINE)
 _GRAPH = re.compile(rf"^[ \t]*(?:{plantuml_graph.NOT_OF_SEQUENCES})[ \t]+[\"\w]", re.MULTILINE)
+_MESSAGE = re.compile(r"^[^\n:{}]*(?:->|<-)", re.MULTILINE)
 _LEGACY = re.compile(r"^[ \t]*\(\*\)", re.MULTILINE)
 
 
@@ -45,7 +46,9 @@ def read(text: str) -> Process:
         return plantuml_activity.read(text, began)
     if _STATE.search(text, began):
         return states.read(text, began)
-    return sequences.read(text, began, sequences.PLANTUML)
+    if _MESSAGE.search(text, began):
+        return sequences.read(text, began, sequences.PLANTUML)
+    raise NotUnderstood("it is no activity, sequence, state or deployment diagram of PlantUML")
 
 
 write = plantuml_graph.write

@@ -8,8 +8,8 @@ from worker.diagrams.process import Kind, Process
 from worker.diagrams.words import plain
 
 NOT_OF_SEQUENCES = (
-    "action|agent|artifact|card|circle|cloud|component|file|folder|frame|hexagon|label|node|package|person|"
-    "process|rectangle|stack|storage|usecase"
+    "action|agent|artifact|card|circle|cloud|component|file|folder|frame|hexagon|interface|label|node|package|"
+    "person|process|rectangle|stack|storage|usecase"
 )
 SHAPES = f"{NOT_OF_SEQUENCES}|actor|boundary|collections|control|database|entity|queue"
 _SHAPE_OF: dict[Kind, str] = {
@@ -22,13 +22,13 @@ _KIND_OF: dict[str, Kind | None] = {"hexagon": "decision", "circle": None, "usec
 _KINDS: dict[str, Kind] = {"start": "start", "task": "task", "decision": "decision", "end": "end"}
 
 _NODE = re.compile(
-    rf"(?P<shape>{SHAPES})\s+(?:\"(?P<title>[^\"]*)\"(?:\s+as\s+(?P<alias>[\w.]+))?|(?P<name>[\w.]+)"
+    rf"(?P<shape>{SHAPES})\s+(?:(?:\"(?P<title>[^\"]*)\"|\[(?P<box>[^\]]*)\])(?:\s+as\s+(?P<alias>[\w.]+))?|(?P<name>[\w.]+)"
     r"(?:\s+as\s+(?:\"(?P<late>[^\"]*)\"|(?P<word>\w+)))?)\s*(?P<marks>(?:<<[^>]*>>\s*)*)(?:#\S+\s*)?(?P<open>\{)?$"
 )
 _TOGETHER = re.compile(r"together\s*\{$")
 _END = r"\w+(?:\.\w+)*|\[[^\]]+\]|\([^)]+\)|:[^:]+:"
 _ARROW = re.compile(
-    rf"(?P<source>{_END})\s*(?P<arrow><?[-.=~]+(?:(?:\[[^\]]*\]|[a-z]+)[-.=~]+)?>?)\s*"
+    rf"(?P<source>{_END})\s*(?P<arrow><?[-.=~]+(?:(?:\[[^\]]*\][a-z]*|[a-z]+)[-.=~]+)?>?)\s*"
     rf"(?P<target>{_END})\s*(?::\s*(?P<text>.*))?$"
 )
 _IGNORED = re.compile(
@@ -125,7 +125,12 @@ class _Reader:
 
     def _box(self, found: re.Match[str]) -> None:
         title = next(
-            (part for part in (found["title"], found["late"], found["name"]) if part is not None), ""
+            (
+                part
+                for part in (found["title"], found["box"], found["late"], found["name"])
+                if part is not None
+            ),
+            "",
         )
         if found["open"]:
             self._enter(label_of(title))

@@ -33,7 +33,8 @@ MERMAID = Words(
         r":\s*(?P<text>.*)"
     ),
     participant=re.compile(
-        r"(?:create\s+)?(?:participant|actor)\s+(?P<name>[^@\s][^@\n]*?)(?:@\{.*\})?(?:\s+as\s+(?P<title>.+))?$"
+        r"(?:create\s+)?(?:participant|actor)\s+(?P<name>[^@\s][^@\n]*?)(?:@\{.*\})?(?:\s+as\s+(?P<title>.+))?$",
+        re.IGNORECASE,
     ),
     ignored=re.compile(
         r"(?:autonumber|activate|deactivate|destroy|note|links?|properties|details|title|accTitle|accDescr)\b.*",

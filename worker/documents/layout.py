@@ -70,7 +70,7 @@ def blocks_of(marks: Sequence[Mark], rules: Sequence[Rule], *, exact: bool) -> l
     tables, rest = ruled_tables(marks, rules)
     level = [mark for mark in rest if mark.level]
     thresholds = _HEADINGS if exact else _READ_HEADINGS
-    body = _body_size(level or list(marks))
+    body = _body_size([mark for mark in marks if mark.level] or list(marks))
     blocks: list[Block] = []
     for part in _in_order([*level, *tables], _MOST_MARKS):
         if isinstance(part, Table):

@@ -269,6 +269,8 @@ def _text_of(result: object) -> str | None:  # noqa: PLR0911 - one line a shape 
             return "\n\n".join(texts) if texts and len(texts) == len(parts) else None
         case {"content": str(text)} | {"summary": str(text)} | {"markdown": str(text)} | {"text": str(text)}:
             return text
+        case {"description": str(text), "steps": list()}:
+            return text
         case {"choices": [{"message": {"content": str(text)}}, *_]}:
             return text
         case {"keywords": list(keywords)}:

@@ -4,11 +4,16 @@ import asyncio
 import hashlib
 import logging
 import time
+from collections.abc import Awaitable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import PurePath
+from typing import TypeVar
+from urllib.parse import urlsplit
 
 from worker import __version__, metrics
 from worker.backends.base import Json
+from worker.contracts.base import Input
 from worker.contracts.diagram import DiagramArguments
 from worker.database.drawings import Found, Request
 from worker.delivery.once import fingerprint
@@ -28,6 +33,8 @@ _DPI = 150
 #: What is done with a request that nobody waits for any more.
 _leaving: set[asyncio.Task[None]] = set()
 
+T = TypeVar("T")
+
 logger = logging.getLogger(__name__)
 
 
@@ -35,6 +42,7 @@ logger = logging.getLogger(__name__)
 class _Seen:
     """What is known of a request so far."""
 
+    name: str
     data: bytes = b""
     file_type: str = ""
     file_hash: str = ""
@@ -53,7 +61,7 @@ class _Seen:
 @task("diagram.describe", DiagramArguments, shares=True)
 async def describe(work: Work, arguments: DiagramArguments) -> Json:
     """The steps as a table, as data and as diagrams; see `Described`."""
-    seen = _Seen()
+    seen = _Seen(arguments.file_name or _name_of(arguments.image))
     try:
         process = seen.process = await _process(work, arguments, seen)
         diagrams = {one: await asyncio.to_thread(formats.write, process, one) for one in arguments.formats}
@@ -74,21 +82,25 @@ async def describe(work: Work, arguments: DiagramArguments) -> Json:
     }
 
 
+def _name_of(image: Input) -> str:
+    """The file's name where a path or an address has one."""
+    return PurePath(image.path or urlsplit(image.url or "").path).name[:255]
+
+
 async def _process(work: Work, arguments: DiagramArguments, seen: _Seen) -> Process:
     """The process, read or seen; `seen` is told on the way."""
     seen.data = data = await work.bytes(arguments.image, "image")
     if not data:
         raise InvalidTask("`image` is empty.", "Send a picture, a PDF or a diagram in text.")
     seen.file_hash = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
-    if source := formats.source_of(data, arguments.file_name):
+    if source := formats.source_of(data, seen.name):
         seen.file_type = source
-        name = arguments.file_name or "`image`"
-        process = await asyncio.to_thread(formats.read, data, name, arguments.page)
+        process = await asyncio.to_thread(formats.read, data, seen.name or "`image`", arguments.page)
         seen.result = fingerprint("text", seen.file_hash, source, arguments.page, __version__)
         await _keep(work, seen.result, process)
         return process
     if formats.is_text(data) and not is_svg(data) and not _is_pdf(data):
-        formats.read(data, arguments.file_name or "`image`")  # says what it knows instead
+        formats.read(data, seen.name or "`image`")  # says what it knows instead
     return await _seen_before(work, arguments, seen) or await _look(work, arguments, seen)
 
 
@@ -100,11 +112,8 @@ async def _seen_before(work: Work, arguments: DiagramArguments, seen: _Seen) -> 
     how = (seen.model, arguments.adapter, asked.version, arguments.sampling())
     seen.result = fingerprint(arguments.options.tenant, seen.file_hash, arguments.page, *how)
     steps, meta = None, {}
-    try:
-        if found := await work.drawings.find(seen.result):
-            steps, meta = found.steps, found.meta
-    except InputUnavailable as error:
-        _complain("looked up", error)
+    if found := await _spared("looked up", work.drawings.find(seen.result)):
+        steps, meta = found.steps, found.meta
     if steps is None and (other := await work.same(seen.result)):
         steps, meta = other["steps"], other["meta"]
         seen.file_type = other["metadata"]["file_type"]
@@ -157,19 +166,17 @@ def _is_pdf(data: bytes) -> bool:
 
 
 async def _keep(work: Work, key: str, process: Process, file_type: str = "") -> None:
-    """Remember what was found; a database that is away is no reason to fail."""
-    try:
-        await work.drawings.keep(key, Found(process.as_json(), {**work.meta(), "file_type": file_type}))
-    except InputUnavailable as error:
-        _complain("kept", error)
+    """Remember what was found."""
+    found = Found(process.as_json(), {**work.meta(), "file_type": file_type})
+    await _spared("kept", work.drawings.keep(key, found))
 
 
 async def _log(work: Work, arguments: DiagramArguments, seen: _Seen, outcome: str, error: str) -> None:
-    """Remember the request; never a reason to fail."""
+    """Remember the request."""
     request = Request(
         task=work.call.task_id,
         owner=arguments.options.tenant or "",
-        file_name=arguments.file_name,
+        file_name=seen.name,
         file_type=seen.file_type,
         file_hash=seen.file_hash,
         file_bytes=len(seen.data),
@@ -183,20 +190,22 @@ async def _log(work: Work, arguments: DiagramArguments, seen: _Seen, outcome: st
         error=error,
         result=seen.result if outcome == "success" else "",
     )
+    await _spared("logged", work.drawings.log(request))
+
+
+async def _spared(what: str, asked: Awaitable[T]) -> T | None:
+    """What the database says; None where it does not work: the answer counts, not the memory of it."""
     try:
-        await work.drawings.log(request)
-    except Exception as problem:  # noqa: BLE001 - the answer counts, not the note of it
-        _complain("logged", problem)
-
-
-def _complain(what: str, error: Exception) -> None:
-    metrics.DATABASE_MISSED.inc()
-    logger.warning("A diagram was not %s: %s", what, error)
+        return await asked
+    except Exception as error:  # noqa: BLE001 - whatever a database has to complain of
+        metrics.DATABASE_MISSED.inc()
+        logger.warning("A diagram was not %s: %s", what, error)
+        return None
 
 
 def _metadata(arguments: DiagramArguments, seen: _Seen) -> Json:
     return {
-        "file_name": arguments.file_name,
+        "file_name": seen.name,
         "file_type": seen.file_type,
         "file_size_kb": round(len(seen.data) / 1024, 2),
         "file_hash": seen.file_hash,

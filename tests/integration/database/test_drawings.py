@@ -3,9 +3,12 @@
 import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
+from worker.database.backup import backup, restore
 from worker.database.drawings import Drawings, Found, Request
 from worker.database.engine import Database
 
@@ -54,3 +57,21 @@ async def test_what_is_found_first_stays(drawings: Drawings) -> None:
     await drawings.keep("k", first)
     await drawings.keep("k", Found([], {}))
     assert await drawings.find("k") == first
+
+
+async def test_a_backup_has_them(database_url: str, tmp_path: Path) -> None:
+    file, urls = (
+        tmp_path / "backup.gz",
+        [f"sqlite:///{tmp_path}/one.db", database_url, f"sqlite:///{tmp_path}/two.db"],
+    )
+    databases = [Database(url) for url in urls]
+    kept = [Drawings(database) for database in databases]
+    await kept[0].log(replace(ASKED, cached=True))
+    await kept[0].keep("k", Found([{"action": "zażółć"}], {"model": "m"}))
+    for before, after in pairwise(databases):
+        await asyncio.to_thread(backup, before, file)
+        await asyncio.to_thread(restore, after, file)
+    assert await kept[2].recent("ann", 10) == await kept[0].recent("ann", 10) != []
+    assert await kept[2].find("k") == await kept[0].find("k") is not None
+    for database in databases:
+        database.close()

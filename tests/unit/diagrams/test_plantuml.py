@@ -154,7 +154,7 @@ b .> (Bin) : no
         ("A -> B : x\nnonsense", "line 3: expected a message"),
         ("rectangle a\nnonsense here", "line 3: expected `rectangle"),
         ("start\nbreak", "`break` outside of a loop"),
-        ("", "no steps"),
+        ("", "no activity, sequence, state or deployment diagram"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(text: str, said: str) -> None:

@@ -119,3 +119,11 @@ def test_too_many_pixels_are_not_drawn(tmp_path: Path) -> None:
     )
     with pytest.raises(InputTooLarge, match="100,000 x 100,000"):
         Svg(tmp_path / "x.svg", "`image`", 1_000_000).picture(1)
+
+
+def test_what_grows_without_end_is_not_drawn(tmp_path: Path) -> None:
+    groups = '<g id="g0"><rect width="1" height="1"/></g>'
+    for level in range(1, 9):
+        groups += f'<g id="g{level}">' + f'<use href="#g{level - 1}"/>' * 10 + "</g>"
+    with pytest.raises(InputUnavailable, match="cannot be drawn"):
+        drawn(tmp_path, f'<defs>{groups}</defs><use href="#g8"/>')

@@ -183,6 +183,12 @@ async def test_text_diagrams_are_read_without_a_model(run_task, scripted, capabi
     assert (row["outcome"], row["file_type"]) == ("success", "mermaid")
 
 
+async def test_a_path_has_a_name(run_task, scripted, tmp_path) -> None:
+    (tmp_path / "order.json").write_text('[{"action": "Pack"}]')
+    result = await run_task(scripted([]), "diagram.describe", image={"path": str(tmp_path / "order.json")})
+    assert (result["metadata"]["file_name"], result["metadata"]["file_type"]) == ("order.json", "json")
+
+
 async def test_steps_without_arrows_follow_each_other(run_task, scripted) -> None:
     plain = [{**step, "next": []} for step in STEPS]
     result = await run_task(scripted([json.dumps({"steps": plain})]), "diagram.describe", image=given(png()))
