@@ -20,9 +20,8 @@ from worker.storage.inputs import Inputs
 from worker.storage.texts import Texts
 
 if TYPE_CHECKING:
-    from worker.database.drawings import Drawings
     from worker.database.engine import Database
-    from worker.database.stories import Stories
+    from worker.tools import Tools
 
 #: A process holds this many tasks for each request its servers take at once, and so many more.
 LOOK_AHEAD, SPARE_TASKS = 1.5, 4
@@ -73,6 +72,22 @@ def build_readers(chosen: Settings) -> Readers:
     processes = min(_MOST_READERS, max(1, cpus // _CPUS_A_READER)) if wanted == "auto" else wanted
     threads = min(_CPUS_A_READER, max(1, cpus // processes))
     return Readers(processes, threads, _READER_BYTES, chosen.documents.max_document_pages)
+
+
+def build_tools(chosen: Settings) -> "Tools":
+    """What tasks have at hand; for one event loop."""
+    from worker.database.drawings import Drawings
+    from worker.database.stories import Stories
+    from worker.tools import Tools
+
+    group, database = chosen.storage, build_database(chosen)
+    return Tools(
+        texts=build_texts(chosen),
+        look=Look(group.max_image_pixels, group.image_longest_side),
+        readers=build_readers(chosen),
+        drawings=Drawings(database),
+        stories=Stories(database),
+    )
 
 
 def build_deliveries(
@@ -132,11 +147,7 @@ class Runtime:
 
     settings: Settings
     backend: Backend
-    texts: Texts
-    look: Look
-    readers: Readers
-    drawings: "Drawings"
-    stories: "Stories"
+    tools: "Tools"
 
 
 _runtimes: dict[int, Runtime] = {}
@@ -146,18 +157,6 @@ def runtime() -> Runtime:
     """This process's runtime; made when first asked for, so that a forked child makes its own."""
     pid = os.getpid()
     if pid not in _runtimes:
-        from worker.database.drawings import Drawings
-        from worker.database.stories import Stories
-
         chosen = settings()
-        database = build_database(chosen)
-        _runtimes[pid] = Runtime(
-            chosen,
-            build_backend(chosen),
-            build_texts(chosen),
-            Look(chosen.storage.max_image_pixels, chosen.storage.image_longest_side),
-            build_readers(chosen),
-            Drawings(database),
-            Stories(database),
-        )
+        _runtimes[pid] = Runtime(chosen, build_backend(chosen), build_tools(chosen))
     return _runtimes[pid]

@@ -7,13 +7,9 @@ POST /_script (see `scripted_faults`); what it was asked is told by GET /_seen, 
 GET /_seen?after=99. POST /_state {"loading": true} makes it answer as a server that loads its model.
 """
 
-import argparse
 import asyncio
-import base64
-import io
 import itertools
 import json
-import re
 import time
 from collections import deque
 from collections.abc import AsyncIterator
@@ -22,10 +18,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from aiohttp import web
-from PIL import Image
 
 from worker.backends.base import Json
 from worker.backends.llamacpp import STAND_IN_TEMPLATE
+from worker.backends.scripted_asked import open_pictures, text_of, tokens_asked, tokens_of
 from worker.backends.scripted_faults import Fault, commit
 from worker.backends.scripted_seen import Memory, Outcome, Seen
 
@@ -34,9 +30,6 @@ ScriptedKind = Literal["llamacpp", "llama-cpp-python", "vllm"]
 #: In so many steps an answer of a server that degrades follows how many are worked on beside it.
 _STEPS = 8
 COMPLETIONS = "/v1/completions"
-#: Of one picture.
-PICTURE_TOKENS = 64
-_TOKENS = re.compile(r"\s*(?:\w+|[^\w\s])")
 
 
 @dataclass(slots=True)
@@ -165,7 +158,7 @@ class Scripted:
                     response = await commit(fault, request)
                     outcome = "faulted"
                     return response
-                response = await self._reply(request, body or {}, fault.reply, _prompt_tokens(body or {}))
+                response = await self._reply(request, body or {}, fault.reply, tokens_asked(body or {}))
             else:
                 response = await self._call(handler, request)
             outcome = "answered"
@@ -262,7 +255,7 @@ class Scripted:
 
     async def _tokenize(self, request: web.Request) -> web.Response:
         body = await request.json()
-        count = len(_TOKENS.findall(body.get("prompt") or body.get("content") or ""))
+        count = len(tokens_of(body.get("prompt") or body.get("content") or ""))
         found: Json = {"tokens": list(range(count))}
         if self.kind == "vllm":
             found |= {"count": count, "max_model_len": self.context_length}
@@ -270,7 +263,7 @@ class Scripted:
 
     async def _count(self, request: web.Request) -> web.Response:
         async with self._turn():
-            return web.json_response({"count": len(_TOKENS.findall((await request.json())["input"]))})
+            return web.json_response({"count": len(tokens_of((await request.json())["input"]))})
 
     async def _embed(self, request: web.Request) -> web.Response:
         body = await request.json()
@@ -296,25 +289,23 @@ class Scripted:
                 "chat template if the tokenizer does not define one."
             )
             return self._error(400, message, "BadRequestError")
-        pictures = [url for message in messages for url in _pictures(message)]
-        if pictures and not self.vision:
-            return self._error(500, "image input is not supported", "server_error")
         try:
-            for url in pictures:
-                _open(url)
+            pictures = open_pictures(messages)
         except (OSError, ValueError):
             return self._error(400, "Failed to load image or audio file", "invalid_request_error")
-        prompt_tokens = _prompt_tokens(body)
+        if pictures and not self.vision:
+            return self._error(500, "image input is not supported", "server_error")
+        prompt_tokens = tokens_asked(body)
         if prompt_tokens >= self.context_length:
             return self._context_exceeded(prompt_tokens, stream=bool(body.get("stream")))
-        content = _text(messages[-1]) if messages else ""
+        content = text_of(messages[-1]) if messages else ""
         return await self._reply(request, body, {"content": content}, prompt_tokens)
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         if not isinstance(prompt := body.get("prompt"), str):
             return self._error(400, '"prompt" must be a string', "invalid_request_error")
-        prompt_tokens = len(_TOKENS.findall(prompt))
+        prompt_tokens = len(tokens_of(prompt))
         if prompt_tokens >= self.context_length:
             return self._context_exceeded(prompt_tokens, stream=bool(body.get("stream")))
         last = prompt.rpartition("\n")[2]
@@ -324,7 +315,7 @@ class Scripted:
         self, request: web.Request, body: Json, message: Json, prompt_tokens: int
     ) -> web.StreamResponse:
         """A chat completion with this message, whole or streamed as asked."""
-        pieces = _TOKENS.findall(message.get("content") or "")
+        pieces = tokens_of(message.get("content") or "")
         limit = min(body.get("max_tokens") or self.tokens, self.tokens)
         kept = pieces[:limit] if "content" in message else []
         top: Json = {
@@ -429,78 +420,7 @@ class Scripted:
             await asyncio.sleep(seconds / _STEPS * max(1.0, self.working / self.degrades_past) ** 2)
 
 
-def _prompt_tokens(body: Json) -> int:
-    messages = body.get("messages") or []
-    pictures = sum(len(_pictures(message)) for message in messages)
-    return len(_TOKENS.findall("\n".join(map(_text, messages)))) + PICTURE_TOKENS * pictures
-
-
-def _text(message: Json) -> str:
-    """What a message says; of several parts, their texts."""
-    content = message.get("content")
-    if isinstance(content, list):
-        return "\n".join(part.get("text", "") for part in content)
-    return str(content or "")
-
-
-def _pictures(message: Json) -> list[str]:
-    """URLs of the pictures in a message."""
-    content = message.get("content")
-    parts = content if isinstance(content, list) else []
-    return [part["image_url"]["url"] for part in parts if part.get("type") == "image_url"]
-
-
-def _open(url: str) -> None:
-    """Read a picture to its end.
-
-    Raises:
-        OSError, ValueError: it is none, or not in base64.
-    """
-    with Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2], validate=True))) as picture:
-        picture.load()
-
-
-def main() -> None:
-    """Serve until interrupted."""
-    parser = argparse.ArgumentParser(prog="python -m worker.backends.scripted", description=__doc__)
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, required=True, help="0 takes a free one and prints it")
-    parser.add_argument("--kind", choices=["llamacpp", "llama-cpp-python", "vllm"], default="llamacpp")
-    parser.add_argument("--latency", type=float, default=0.0, help="seconds an answer takes")
-    parser.add_argument("--tokens", type=int, default=64, help="most tokens of an answer")
-    parser.add_argument("--slots", type=int, default=256, help="requests worked on at once")
-    parser.add_argument("--context", type=int, default=4096, help="context length, tokens")
-    parser.add_argument("--vision", type=int, default=0, help="1: it takes pictures")
-    parser.add_argument("--chat-template", type=int, default=1, help="0: its model has none")
-    parser.add_argument("--degrades-past", type=int, default=0, help="beyond so many at once all get slower")
-    parser.add_argument("--keep", type=int, default=10_000, help="requests remembered")
-    parser.add_argument("--bodies", type=int, default=1, help="0: they are remembered without their bodies")
-    parser.add_argument("--record", default="", help="a file that gets a line at each beginning and end")
-    given = parser.parse_args()
-
-    async def serve() -> None:
-        server = Scripted(
-            kind=given.kind,
-            latency_s=given.latency,
-            tokens=given.tokens,
-            slots=given.slots,
-            degrades_past=given.degrades_past,
-            context_length=given.context,
-            vision=bool(given.vision),
-            chat_template=bool(given.chat_template),
-            memory=Memory(given.keep, bodies=bool(given.bodies), record=given.record),
-        )
-        await server.start(given.port, given.host)
-        print(server.url, flush=True)
-        await asyncio.Event().wait()
-
-    try:
-        import uvloop
-
-        uvloop.run(serve())
-    except KeyboardInterrupt:
-        pass
-
-
 if __name__ == "__main__":
+    from worker.backends.scripted_command import main
+
     main()

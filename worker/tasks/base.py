@@ -14,12 +14,9 @@ from typing import Any, get_args
 from worker.backends.assembly import pieces_of
 from worker.backends.base import Backend, CallContext, Capabilities, Chunk, Json, OnChunk, Reply
 from worker.contracts.base import Input, Meta, Options, TaskArguments, TextInput
-from worker.database.drawings import Drawings
-from worker.database.stories import Stories
-from worker.documents.pictures import Look, Picture, read_picture
-from worker.documents.readers import Readers
+from worker.documents.pictures import Picture, read_picture
 from worker.errors import DeadlineExceeded, InvalidTask
-from worker.storage.texts import Texts
+from worker.tools import Tools
 
 #: `await same(name)` is the result of another task that does the work of that name, once it is done; None:
 #: there is none, and who asks does it.
@@ -36,11 +33,7 @@ class Work:
     Attributes:
         backend: the model servers.
         call: this task's id, lane and deadline, handed to every backend call.
-        texts: where referenced texts are read.
-        look: how much of a picture is looked at.
-        readers: processes that read pages.
-        drawings: what was found in diagrams before.
-        stories: conversations that are remembered.
+        tools: inputs, and what is remembered.
         progress: tells the producer how far the task is.
         same: finds others who do the same.
         queue_s: seconds the task waited in the queue; None where the producer did not say when it was sent.
@@ -49,11 +42,7 @@ class Work:
 
     backend: Backend
     call: CallContext
-    texts: Texts
-    look: Look
-    readers: Readers
-    drawings: Drawings
-    stories: Stories
+    tools: Tools
     progress: Progress
     same: Same
     queue_s: float | None = None
@@ -93,9 +82,9 @@ class Work:
             InputTooLarge, InputUnavailable, ForbiddenInput: as `Inputs.read` says.
         """
         if isinstance(text, str):
-            self.texts.check_size(len(text.encode()))
+            self.tools.texts.check_size(len(text.encode()))
             return text
-        return await self.texts.read(text)
+        return await self.tools.texts.read(text)
 
     async def bytes(self, given: Input, field: str) -> bytes:
         """A picture or document, within the limit of inputs.
@@ -103,7 +92,7 @@ class Work:
         Raises:
             InvalidTask, InputTooLarge, InputUnavailable, ForbiddenInput: as `Inputs.read` says.
         """
-        return await self.texts.inputs.read(given, field)
+        return await self.tools.texts.inputs.read(given, field)
 
     async def picture(self, given: Input, field: str) -> Picture:
         """A picture, as a model is shown it.
@@ -113,7 +102,7 @@ class Work:
             InputTooLarge, InputUnavailable: as it and `read_picture` say.
         """
         data = await self.bytes(given, field)
-        return await asyncio.to_thread(read_picture, data, f"`{field}`", self.look)
+        return await asyncio.to_thread(read_picture, data, f"`{field}`", self.tools.look)
 
     def note_model(self, name: str) -> None:
         """Say what did the work where no model server was asked."""

@@ -112,7 +112,7 @@ async def _seen_before(work: Work, arguments: DiagramArguments, seen: _Seen) -> 
     how = (seen.model, arguments.adapter, asked.version, arguments.sampling())
     seen.result = fingerprint(arguments.options.tenant, seen.file_hash, arguments.page, *how)
     steps, meta = None, {}
-    if found := await _spared("looked up", work.drawings.find(seen.result)):
+    if found := await _spared("looked up", work.tools.drawings.find(seen.result)):
         steps, meta = found.steps, found.meta
     if steps is None and (other := await work.same(seen.result)):
         steps, meta = other["steps"], other["meta"]
@@ -143,7 +143,7 @@ async def _picture(work: Work, arguments: DiagramArguments, data: bytes) -> tupl
         InvalidTask: there is no such page.
         InputTooLarge, InputUnavailable: as `opened` and `read_picture` say.
     """
-    look, page = work.look, arguments.page
+    look, page = work.tools.look, arguments.page
     drawn = is_svg(data)
     if not drawn and not _is_pdf(data):
         if page > 1:
@@ -151,7 +151,7 @@ async def _picture(work: Work, arguments: DiagramArguments, data: bytes) -> tupl
         return await asyncio.to_thread(read_picture, data, "`image`", look), ""
     words = await asyncio.to_thread(words_of, data, "`image`") if drawn else ""
     try:
-        async with opened(work.readers, data, "`image`", look.most_pixels) as document:
+        async with opened(work.tools.readers, data, "`image`", look.most_pixels) as document:
             if page > document.count:
                 raise InvalidTask(f"`page`: there is no page {page}; `image` has {document.count}.")
             sheet = await document.picture(page, _DPI, look.longest_side)
@@ -168,7 +168,7 @@ def _is_pdf(data: bytes) -> bool:
 async def _keep(work: Work, key: str, process: Process, file_type: str = "") -> None:
     """Remember what was found."""
     found = Found(process.as_json(), {**work.meta(), "file_type": file_type})
-    await _spared("kept", work.drawings.keep(key, found))
+    await _spared("kept", work.tools.drawings.keep(key, found))
 
 
 async def _log(work: Work, arguments: DiagramArguments, seen: _Seen, outcome: str, error: str) -> None:
@@ -190,7 +190,7 @@ async def _log(work: Work, arguments: DiagramArguments, seen: _Seen, outcome: st
         error=error,
         result=seen.result if outcome == "success" else "",
     )
-    await _spared("logged", work.drawings.log(request))
+    await _spared("logged", work.tools.drawings.log(request))
 
 
 async def _spared(what: str, asked: Awaitable[T]) -> T | None:

@@ -53,9 +53,9 @@ async def ocr(work: Work, arguments: OcrArguments) -> Json:
     """The Markdown, what became of each page, and all of it with boxes as a blob; see `OcrResult`."""
     data = await work.bytes(arguments.document, "document")
     try:
-        async with opened(work.readers, data, "`document`", work.look.most_pixels) as document:
+        async with opened(work.tools.readers, data, "`document`", work.tools.look.most_pixels) as document:
             del data  # it lies on disk now
-            chosen = arguments.chosen(document.count, work.readers.most_pages)
+            chosen = arguments.chosen(document.count, work.tools.readers.most_pages)
             if arguments.mode == "text" and document.kind == "picture":
                 raise InvalidTask("`mode` is 'text', and `document` is a picture.", "Use 'auto' or 'ocr'.")
             if arguments.mode == "vlm":
@@ -106,7 +106,7 @@ class _Reading:
         """Pages side by side: as many as are read at once, or shown to a model."""
         if self.arguments.mode == "vlm":
             return at_once(await self.work.capabilities())
-        return self.work.readers.processes
+        return self.work.tools.readers.processes
 
     async def page(self, number: int) -> _Read:
         """Read a page, or say why not.
@@ -144,10 +144,10 @@ class _Reading:
         model = self.arguments.model or (await self.work.capabilities()).model or ""
         instructions, version = _instructions(model, self.arguments.language)
         sampling = {"temperature": 0, **self.arguments.sampling()}
-        about = ("vlm", model, version, self.work.look.longest_side, self.arguments.dpi, sampling)
+        about = ("vlm", model, version, self.work.tools.look.longest_side, self.arguments.dpi, sampling)
 
         async def show() -> Json:
-            sheet = await self.document.picture(number, self.arguments.dpi, self.work.look.longest_side)
+            sheet = await self.document.picture(number, self.arguments.dpi, self.work.tools.look.longest_side)
             picture = Picture(sheet.png, "image/png", *sheet.pixels, sheet.pixels, "PNG")
             messages = shown(picture, instructions)
             wanted = sampling.get("max_tokens") or _PAGE_TOKENS
@@ -196,7 +196,7 @@ class _Reading:
         """What was read before, else read it now and keep it."""
         known = json.dumps([__version__, self.document.digest, number, *about], sort_keys=True)
         key = hashlib.sha256(known.encode()).hexdigest()
-        blobs = self.work.texts.inputs.blobs
+        blobs = self.work.tools.texts.inputs.blobs
         if (kept := await asyncio.to_thread(blobs.kept, key)) is not None:
             found: Json = json.loads(kept)
             return found
@@ -226,7 +226,7 @@ async def _result(work: Work, document: Document, pages: list[_Read]) -> Json:
     if any(page.entry["source"] == "ocr" for page in read):
         work.note_model(ENGINE)
     markdown: str | Json = "\n\n".join(page.markdown for page in read if page.markdown)
-    blobs = work.texts.inputs.blobs
+    blobs = work.tools.texts.inputs.blobs
     whole = b'{"kind":"%s","pages":[%s]}' % (document.kind.encode(), b",".join(page.whole for page in pages))
     reference = await asyncio.to_thread(blobs.put, whole)
     raw = str(markdown).encode()

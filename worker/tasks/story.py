@@ -53,7 +53,7 @@ async def _turn(work: Work, key: Key) -> AsyncIterator[Turn]:
         try:
             async with asyncio.timeout(None if deadline is None else max(0.0, deadline - time.monotonic())):
                 turn = await entered.enter_async_context(
-                    work.stories.turn(key, work.call.task_id or str(uuid4()))
+                    work.tools.stories.turn(key, work.call.task_id or str(uuid4()))
                 )
         except TimeoutError:
             raise DeadlineExceeded(
@@ -95,7 +95,7 @@ async def _take(work: Work, turn: Turn, arguments: StoryArguments) -> str:
         },
         counted=counted.found,
     )
-    await work.stories.finish(turn, ending)
+    await work.tools.stories.finish(turn, ending)
     return answer.content
 
 

@@ -21,6 +21,7 @@ from worker.storage.inputs import Inputs
 from worker.storage.texts import Texts
 from worker.tasks import CATALOGUE, Work
 from worker.tasks.base import run
+from worker.tools import Tools
 
 Script = Callable[[Json], "Answer"]
 Answer = str | tuple[str, str] | Exception | Awaitable[str]
@@ -136,14 +137,13 @@ class Runner:
         work = Work(
             backend=backend,
             call=CallContext(task_id=task_id or f"task-{next(self._ids)}", deadline=deadline),
-            texts=Texts(
-                Inputs(self.blobs, (self._folder,), Fetcher(Allowed.of(()), 5)),
-                8 * 1024 * 1024,
+            tools=Tools(
+                texts=Texts(Inputs(self.blobs, (self._folder,), Fetcher(Allowed.of(()), 5)), 8 * 1024 * 1024),
+                look=Look(),
+                readers=self.readers,
+                drawings=self.drawings,
+                stories=self.stories,
             ),
-            look=Look(),
-            readers=self.readers,
-            drawings=self.drawings,
-            stories=self.stories,
             progress=progress,
             same=nobody,
         )
