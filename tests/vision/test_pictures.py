@@ -60,3 +60,23 @@ def test_a_poster_is_described_in_shape(ask: Any, engine: Any, kind: str) -> Non
     assert len(found["tags"]) == 7
     assert found["meta"]["usage"]["prompt_tokens"] > engine.picture_tokens
     assert found["meta"]["model"]
+
+
+def test_a_page_is_read_by_the_model(ask: Any, engine: Any) -> None:
+    read = ask("document.ocr", document={"data": encoded((300, 200))}, mode="vlm", max_tokens=48)
+    (page,) = read["pages"]
+    assert read["meta"]["usage"]["prompt_tokens"] > engine.picture_tokens
+    assert page["source"] == "vlm" or page["error"]  # it may not end, or repeat itself
+
+
+def test_a_diagram_is_looked_at_and_its_steps_are_in_shape_or_it_is_said_why_not(
+    shared_worker: Any, producer: Celery
+) -> None:
+    asked = {"image": {"data": encoded((320, 200))}, "language": "en", "max_tokens": 300, "max_repairs": 1}
+    task = producer.send_task("diagram.describe", kwargs=asked)
+    found = task.get(timeout=WAIT_S, propagate=False)
+    if task.state == "FAILURE":  # an eye of random weights sees no process
+        assert type(found).__name__ in {"OutputInvalid", "OutputRunaway"}
+    else:
+        assert found["description"].startswith("| № |")
+        assert all(step["action"] for step in found["steps"])
