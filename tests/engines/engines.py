@@ -72,7 +72,7 @@ def _llama_cpp_python(directory: Path) -> Server:
     return Server("llama-cpp-python", command, env, port, directory, _LLAMA_CPP_PYTHON_START_S)
 
 
-def _vllm(directory: Path) -> Server:
+def _vllm(directory: Path, model: Path = provision.HF_COPY) -> Server:
     """Through the container's entry script; `vllm serve` itself does not work in the CPU wheel."""
     port = free_port()
     python = provision.python_of(provision.VLLM)
@@ -80,7 +80,7 @@ def _vllm(directory: Path) -> Server:
     command = ["sh", str(REPOSITORY / "docker" / "vllm.sh"), "--enforce-eager"]
     env = {
         "VLLM_COMMAND": f"{python} -m vllm.entrypoints.openai.api_server",
-        "MODEL_NAME": str(provision.HF_COPY),
+        "MODEL_NAME": str(model),
         "MAX_MODEL_LEN": str(CONTEXT),
         "HOST": HOST,
         "PORT": str(port),
@@ -100,12 +100,14 @@ class Engine:
         backend: LLM_BACKEND for it.
         start: starts it with its log in a folder; `wait_ready` and `stop` are the program's.
         provision: what must be installed first, in order.
+        suite: what is asked of it.
     """
 
     name: str
     backend: str
     start: Callable[[Path], LocalLlama | Server]
     provision: Callable[[provision.Provisioner], None]
+    suite: str = "tests/behaviour"
 
 
 def _nothing(_: provision.Provisioner) -> None:
@@ -119,11 +121,21 @@ def _vllm_and_model(provisioner: provision.Provisioner) -> None:
     provisioner.hf_copy()
 
 
+def _seeing_vllm(directory: Path) -> Server:
+    return _vllm(directory, provision.VISION_COPY)
+
+
+def _vllm_and_vision(provisioner: provision.Provisioner) -> None:
+    _vllm_and_model(provisioner)
+    provisioner.vision_copy()
+
+
 ENGINES = {
     engine.name: engine
     for engine in (
         Engine("llama.cpp", "llamacpp", _llama_cpp, _nothing),
         Engine("vllm", "vllm", _vllm, _vllm_and_model),
+        Engine("vllm-vision", "vllm", _seeing_vllm, _vllm_and_vision, "tests/vision"),
         Engine("llama-cpp-python", "llamacpp", _llama_cpp_python, provision.Provisioner.llama_cpp_python),
     )
 }

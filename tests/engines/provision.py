@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,6 +22,7 @@ ENGINES = HERE.parents[1] / ".engines"
 LLAMA_CPP_PYTHON = ENGINES / "llama-cpp-python"
 VLLM = ENGINES / "vllm"
 HF_COPY = ENGINES / "smollm2-hf"
+VISION_COPY = ENGINES / "smollm2-vision-hf"
 
 _LOG_TAIL_LINES = 15
 _started_s = time.monotonic()
@@ -55,6 +57,7 @@ class Provisioner:
     def __init__(self, deadline_s: float | None, stopped: threading.Event) -> None:
         self._deadline_s = deadline_s
         self._stopped = stopped
+        self._locks: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
 
     def llama_cpp_python(self) -> None:
         """llama-cpp-python's server, compiled here: 5 to 8 minutes on 2 cores.
@@ -104,8 +107,28 @@ class Provisioner:
 
         self._once(HF_COPY, [script, HERE / "vllm.txt"], make)
 
+    def vision_copy(self) -> None:
+        """SmolLM2 that takes pictures, made from its Hugging Face files: what it says of them means nothing.
+
+        Raises:
+            NotProvisionedError: it cannot be made.
+        """
+        script = HERE / "make_vision_copy.py"
+
+        def make() -> None:
+            self._run("smollm2-vision-hf: a random eye", [python_of(VLLM), script, HF_COPY, VISION_COPY])
+
+        self._once(VISION_COPY, [script, HERE / "make_hf_copy.py", HERE / "vllm.txt"], make)
+
     def _once(self, folder: Path, inputs: Sequence[Path], make: Callable[[], None]) -> None:
-        """Make a folder anew unless its stamp says it was made with these inputs and this Python."""
+        """Make a folder anew unless its stamp says it was made with these inputs and this Python.
+
+        Two engines may want the same one at once.
+        """
+        with self._locks[folder]:
+            self._make(folder, inputs, make)
+
+    def _make(self, folder: Path, inputs: Sequence[Path], make: Callable[[], None]) -> None:
         content = b"".join(path.read_bytes() for path in inputs) + sys.version.encode()
         wanted = hashlib.sha256(content).hexdigest()
         stamp = folder / ".stamp"

@@ -133,7 +133,7 @@ class Run:
     def _pytest(self, engine: Engine, server: LocalLlama | Server, outcome: Outcome) -> None:
         report = FOLDER / "logs" / engine.name / "suite.xml"
         report.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "pytest", "tests/behaviour", f"--junitxml={report}"]
+        command = [sys.executable, "-m", "pytest", engine.suite, f"--junitxml={report}"]
         command += ["-p", "no:cacheprovider", "--durations=5", *self._pytest_args]
         env = {
             **os.environ,

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from worker.cli import interrupt
 from worker.cli.render import progress_line, readable_input, readable_output, shortened
-from worker.local.stack import LocalStack
+from worker.local.stack import LocalStack, Serving
 from worker.local.tour import Shown, run_tour
 from worker.producer import Producer, Sent
 from worker.redis_client import RedisAddress
@@ -33,7 +33,7 @@ def demo(as_json: bool) -> None:
     out = Console(quiet=as_json, highlight=False, soft_wrap=True)
     with (
         waiting.status("Starting Redis, llama.cpp and a worker") as status,
-        LocalStack(context=_CONTEXT) as stack,
+        LocalStack(Serving(context=_CONTEXT)) as stack,
     ):
         ready_s = time.monotonic() - began
         out.print(

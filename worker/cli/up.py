@@ -20,6 +20,11 @@ _HOME = Path(".kc/up")
     "--port-gateway", type=click.IntRange(1, 65535), help="Port of the gateway [8081, or a free one]."
 )
 @click.option("--model", help="GGUF file, or the name of one in MODELS_DIR/gguf [SmolLM2-135M-Instruct].")
+@click.option(
+    "--mmproj",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Projector with which a vision-language model sees (GGUF).",
+)
 @click.option("--slots", default=4, show_default=True, type=click.IntRange(1, 256), help="Requests at once.")
 @click.option(
     "--context",
@@ -34,6 +39,7 @@ def up(
     port_llm: int | None,
     port_gateway: int | None,
     model: str | None,
+    mmproj: Path | None,
     slots: int,
     context: int,
     no_worker: bool,
@@ -45,22 +51,21 @@ def up(
     \b
     kc-worker up
     kc-worker up --model Qwen3-4B-Q4_K_M --slots 8 --context 8192
+    kc-worker up --model Qwen3-VL-4B-Q4_K_M --mmproj models/gguf/mmproj-Qwen3-VL-4B.gguf
     """  # noqa: D301  # click wants the character
     from worker.cli import interrupt
     from worker.local.child import preferred_port
     from worker.local.llamacpp import find_model
-    from worker.local.stack import LocalStack
+    from worker.local.stack import LocalStack, Serving
     from worker.settings import settings
 
     chosen = settings()
     blobs = chosen.storage.blob_dir
     blobs = blobs if "://" in blobs else str(Path(blobs).resolve())
     stack = LocalStack(
-        model=find_model(model, chosen.models.models_dir),
+        Serving(find_model(model, chosen.models.models_dir), mmproj, slots, context),
         redis_port=port_redis or preferred_port(_REDIS_PORT),
         llm_port=port_llm or preferred_port(_LLM_PORT),
-        slots=slots,
-        context=context,
         with_worker=not no_worker,
         worker_env={"BLOB_DIR": blobs},
         gateway_port=port_gateway or preferred_port(_GATEWAY_PORT),

@@ -54,6 +54,7 @@ class LocalLlama(Child):
 
     Args:
         model: GGUF file; None: the bundled one.
+        projector: mmproj GGUF file with which a vision-language model sees; None: it does not.
         port: TCP port; None: a free one.
         slots: requests it works on at once.
         context: tokens of prompt and answer, each request.
@@ -68,6 +69,7 @@ class LocalLlama(Child):
         self,
         *,
         model: Path | None = None,
+        projector: Path | None = None,
         port: int | None = None,
         slots: int = 4,
         context: int = 2048,
@@ -81,6 +83,7 @@ class LocalLlama(Child):
         self.url = f"http://{HOST}:{self.port}"
         command = [sys.executable, "-m", "worker.local.llamacpp_server", "--model", str(self.model)]
         command += ["--port", str(self.port), "--slots", str(slots), "--context", str(context)]
+        command += ["--projector", str(projector)] if projector else []
         command += ["--embeddings"] if embeddings else []
         super().__init__("llama.cpp", command, directory=directory)
 

@@ -39,6 +39,7 @@ def main() -> None:
     """Serve until the process is ended."""
     parser = argparse.ArgumentParser(prog="python -m worker.local.llamacpp_server")
     parser.add_argument("--model", required=True, help="GGUF file")
+    parser.add_argument("--projector", help="mmproj GGUF file, with which a vision-language model sees")
     parser.add_argument("--name", help="model name in answers; the file's name where none is given")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
@@ -57,6 +58,8 @@ def main() -> None:
     params = xllamacpp.CommonParams()
     params.model.path = arguments.model
     params.model_alias = {arguments.name or Path(arguments.model).stem}
+    if arguments.projector:
+        params.mmproj.path = arguments.projector
     params.hostnames = [arguments.host]
     params.port = arguments.port
     params.n_parallel = arguments.slots

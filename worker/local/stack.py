@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,17 +19,32 @@ from worker.local.redis import LocalRedis
 _WATCH_S = 0.5
 
 
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What llama.cpp serves.
+
+    Attributes:
+        model: GGUF file; None: the bundled one.
+        projector: mmproj GGUF file with which a vision-language model sees; None: it does not.
+        slots: requests it works on at once.
+        context: tokens of prompt and answer, each request.
+    """
+
+    model: Path | None = None
+    projector: Path | None = None
+    slots: int = 4
+    context: int = 2048
+
+
 class LocalStack:
     """The set of one machine, self-contained: servers named in the settings are not used.
 
     Enter it on the main thread. Leaving it stops everything, also after an error while starting.
 
     Args:
-        model: GGUF file; None: the bundled one.
+        serving: what llama.cpp serves.
         redis_port: TCP port of Redis; None: a free one.
         llm_port: TCP port of llama.cpp; None: a free one.
-        slots: requests llama.cpp works on at once.
-        context: tokens of prompt and answer, each request.
         with_worker: start a worker too.
         worker_env: more settings for the worker.
         gateway_port: TCP port of the gateway; None: there is none.
@@ -49,23 +65,19 @@ class LocalStack:
 
     def __init__(
         self,
+        serving: Serving,
         *,
-        model: Path | None = None,
         redis_port: int | None = None,
         llm_port: int | None = None,
-        slots: int = 4,
-        context: int = 2048,
         with_worker: bool = True,
         worker_env: Mapping[str, str] | None = None,
         gateway_port: int | None = None,
         gateway_env: Mapping[str, str] | None = None,
         home: Path | None = None,
     ) -> None:
-        self._model = model
+        self._serving = serving
         self._redis_port = redis_port
         self._llm_port = llm_port
-        self._slots = slots
-        self._context = context
         self._with_worker = with_worker
         self._worker_env = dict(worker_env or {})
         self._gateway_port = gateway_port
@@ -84,10 +96,11 @@ class LocalStack:
                 children.enter_context(_only_user_of(self._home))
             self.llama = children.enter_context(
                 LocalLlama(
-                    model=self._model,
+                    model=self._serving.model,
+                    projector=self._serving.projector,
                     port=self._llm_port,
-                    slots=self._slots,
-                    context=self._context,
+                    slots=self._serving.slots,
+                    context=self._serving.context,
                     directory=self._folder("llama.cpp"),
                 )
             )
