@@ -7,7 +7,7 @@ from typing import Any
 
 from worker.producer import Json, Sent
 
-_TEXT_FIELDS = ("text", "request", "input")
+_TEXT_FIELDS = ("text", "request", "input", "prompt")
 
 
 def shortened(text: str, limit: int = 200) -> str:
@@ -49,8 +49,9 @@ def readable_output(result: Json) -> str:
     if choices := result.get("choices"):
         message = choices[0]["message"]
         return str(message.get("content") or "").strip() or _json(message.get("tool_calls"))
-    if "summary" in result:
-        return str(result["summary"])
+    for name in ("summary", "text"):
+        if name in result:
+            return str(result[name])
     if "keywords" in result:
         return ", ".join(result["keywords"])
     if result.get("object") == "list":
