@@ -3,7 +3,7 @@
     TaskError
     ├── InvalidTask             a field is missing, misspelt or out of range
     │   ├── InputTooLarge       more bytes than the limits allow
-    │   ├── InputUnavailable    a referenced input cannot be read
+    │   ├── InputUnavailable    a referenced input cannot be read (retryable: the database is away)
     │   └── ForbiddenInput      a referenced input is outside what is allowed
     ├── ContextLengthExceeded   the prompt and answer do not fit the model
     ├── BackendError

@@ -314,6 +314,13 @@ class DatabaseSettings(_Group):
             raise ValueError("must start with sqlite:/// or postgresql://")
         return value
 
+    @property
+    def from_anywhere(self) -> str:
+        """The URL, for a process in another folder."""
+        url = self.database_url.get_secret_value()
+        file = url.removeprefix("sqlite:///")
+        return url if file == url else f"sqlite:///{Path(file).absolute()}"
+
 
 GROUPS: tuple[type[_Group], ...] = (
     RedisSettings, BackendSettings, WorkerSettings, StorageSettings, ModelSettings, GatewaySettings,

@@ -37,6 +37,12 @@ def test_defaults_are_those_of_the_contract() -> None:
         ("LLM_BACKEND", "ollama", "LLM_BACKEND: Input should be 'llamacpp' or 'vllm'"),
         ("LLM_SERVER_URL", "localhost:8000", "LLM_SERVER_URL: 'localhost:8000' is not an http"),
         ("LLM_TIMEOUT", "0", "LLM_TIMEOUT"),
+        (
+            "DATABASE_URL",
+            "mysql://root:pass@localhost/x",
+            "DATABASE_URL: must start with sqlite:/// or postgresql:// (it is hidden)",
+        ),
+        ("DATABASE_ULR", "x", "did you mean DATABASE_URL?"),
         ("LLM_MAX_CONCURRENCY", "many", "LLM_MAX_CONCURRENCY"),
         ("WORKER_CONCURRENCY", "0", "WORKER_CONCURRENCY"),
         ("LLM_BACKED", "vllm", "LLM_BACKED is not a setting; did you mean LLM_BACKEND?"),
@@ -48,6 +54,13 @@ def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, va
     with pytest.raises(SettingsError) as caught:
         Settings.load()
     assert says in str(caught.value)
+
+
+def test_a_database_is_the_same_from_another_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert Settings.load().database.from_anywhere == f"sqlite:///{tmp_path}/.kc/kc.db"
+    for url in ("sqlite:////var/lib/kc.db", "postgresql://kc:word@host/kc"):
+        monkeypatch.setenv("DATABASE_URL", url)
+        assert Settings.load().database.from_anywhere == url
 
 
 def test_all_wrong_settings_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from worker.producer import Json, Sent
 
-_TEXT_FIELDS = ("text", "request", "input")
+_TEXT_FIELDS = ("text", "request", "input", "prompt")
 
 
 def shortened(text: str, limit: int = 200) -> str:

@@ -12,7 +12,12 @@ if TYPE_CHECKING:
     from worker.producer import Producer, Sent
 
 #: Where `--text` goes in a task that has no `text`.
-_TEXT_FIELD = {"llm.chat": "messages", "llm.embed": "input", "text.normalize": "request"}
+_TEXT_FIELD = {
+    "llm.chat": "messages",
+    "llm.embed": "input",
+    "text.normalize": "request",
+    "story.continue": "prompt",
+}
 _NO_WORKER_AFTER_S = 3.0
 
 

@@ -67,9 +67,12 @@ def up(
         redis_port=port_redis or preferred_port(_REDIS_PORT),
         llm_port=port_llm or preferred_port(_LLM_PORT),
         with_worker=not no_worker,
-        worker_env={"BLOB_DIR": blobs},
+        worker_env={"BLOB_DIR": blobs, "DATABASE_URL": chosen.database.from_anywhere},
         gateway_port=port_gateway or preferred_port(_GATEWAY_PORT),
-        gateway_env={"FILES_DIR": str(chosen.batch.files_dir.resolve())},
+        gateway_env={
+            "FILES_DIR": str(chosen.batch.files_dir.resolve()),
+            "DATABASE_URL": chosen.database.from_anywhere,
+        },
         home=_HOME,
     )
     click.echo("Starting …", err=True)
