@@ -1,14 +1,10 @@
 """Diagrams over HTTP: a picture comes in, its steps go out; what was asked, and how often."""
 
-import asyncio
-from collections.abc import Callable
 from datetime import datetime
-from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, Field
-from starlette.datastructures import FormData, UploadFile
 
 from worker.contracts.base import Json
 from worker.contracts.diagram import DiagramArguments
@@ -17,12 +13,12 @@ from worker.diagrams import formats, table
 from worker.errors import InputUnavailable, InvalidTask
 from worker.gateway.answers import ApiError, documented, not_found, of_failure, of_task_error
 from worker.gateway.desk import CallerOf, DeskOf
+from worker.gateway.forms import Fields, uploaded
 
 router = APIRouter(prefix="/api/v1", tags=["diagrams"])
 
 UPLOAD_PATH = "/api/v1/process"
 TASK = "diagram.describe"
-_FIELDS = ("language", "adapter", "formats", "page", "deadline_s")
 #: Days of which there are statistics, each.
 _DAYS = 30
 _HASH = "0f343b0931126a20f133d67c2b018a3b5f5a3b7b2c0d8f2f6f0d7d2a3f5b6c7d"
@@ -152,18 +148,15 @@ async def process(request: Request, desk: DeskOf, caller: CallerOf) -> Any:
 
     It waits for the answer; who goes away cancels it. `formats` are any of mermaid, plantuml, bpmn and json.
     """
-    name, data, fields = await _uploaded(request, desk.reading.most_bytes)
-    arguments = _arguments(name, fields)
+    upload = await uploaded(request, desk.reading.most_bytes, _FIELDS)
+    arguments = _arguments(upload.name, upload.fields)
     if not any(TASK in worker.tasks for worker in (await look(desk.client)).workers):
         raise ApiError(
             503, "No live worker describes diagrams.", "no_worker", kind="server_error",
             headers={"Retry-After": "5"},
         )  # fmt: skip
-    try:
-        reference = await asyncio.to_thread(desk.reading.blobs.put, data)
-    except InputUnavailable as error:
-        raise ApiError(507, str(error), "storage_full", kind="server_error") from None
-    del data
+    reference = await upload.kept(desk.reading.blobs)
+    del upload
     sent = await desk.send(caller, TASK, {"image": {"blob": reference}, **arguments}, "interactive")
     ended = await desk.outcome(request, sent.id)
     if ended.state != "SUCCESS":
@@ -208,62 +201,13 @@ async def by_hash(
     raise not_found(f"diagram of the hash {file_hash!r} that was described for you")
 
 
-async def _uploaded(request: Request, most_bytes: int) -> tuple[str, bytes, Json]:
-    """The name and the bytes of a form's file, and its other fields.
-
-    Raises:
-        ApiError: there is none, it is too long, or a field is wrong.
-    """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "multipart/form-data":
-        raise ApiError(
-            415,
-            f"The body is {kind[:64]!r}; it has to be multipart/form-data with `file`.",
-            "unsupported_media_type",
-        )
-    try:
-        async with request.form(max_files=1, max_fields=8) as form:
-            file = form.get("file")
-            if not isinstance(file, UploadFile):
-                raise ApiError(400, "`file` is missing.", param="file")
-            fields = _fields(form)
-            data = await asyncio.to_thread(file.file.read, most_bytes + 1)
-    except OSError as error:
-        raise ApiError(
-            507, f"The file cannot be kept: {error.strerror}.", "storage_full", kind="server_error"
-        ) from None
-    if len(data) > most_bytes:
-        raise ApiError(413, f"`file` has more than {most_bytes:,} bytes.", "input_too_large", param="file")
-    return PurePath((file.filename or "").replace("\\", "/")).name[:255], data, fields
-
-
-def _fields(form: FormData) -> Json:
-    """The fields beside the file.
-
-    Raises:
-        ApiError: naming the one that is wrong.
-    """
-    found: Json = {}
-    for name, value in form.multi_items():
-        if name == "file":
-            continue
-        if name not in _FIELDS or not isinstance(value, str):
-            known = ", ".join(_FIELDS)
-            raise ApiError(
-                400, f"`{name[:64]}` is not a field of this form; there are {known}.", param=name[:64]
-            )
-        try:
-            found[name] = _READ[name](value) if name in _READ else value
-        except ValueError:
-            raise ApiError(400, f"`{name}` has to be a number.", param=name) from None
-    return found
-
-
 def _split(value: str) -> list[str]:
     return [part.strip() for part in value.split(",") if part.strip()]
 
 
-_READ: dict[str, Callable[[str], Any]] = {"page": int, "deadline_s": float, "formats": _split}
+_FIELDS: Fields = {
+    "language": str, "adapter": str, "formats": _split, "page": int, "deadline_s": float,
+}  # fmt: skip
 
 
 def _arguments(file_name: str, fields: Json) -> Json:

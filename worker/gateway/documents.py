@@ -10,7 +10,6 @@ from fastapi import APIRouter, Query, Request
 from fastapi import Path as UrlPath
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, Field
-from starlette.datastructures import FormData, UploadFile
 
 from worker.contracts.base import Json
 from worker.contracts.document import OcrArguments, OcrMode
@@ -20,13 +19,14 @@ from worker.delivery.truth import WorkerTruth, look
 from worker.errors import InputUnavailable, InvalidTask, LocalError
 from worker.gateway.answers import ApiError, documented, not_found, of_failure, of_task_error
 from worker.gateway.desk import CallerOf, Desk, DeskOf, Reading
+from worker.gateway.forms import Fields, uploaded
 from worker.storage.papers import Written, contents, stem_of, upload, write
 
 router = APIRouter(prefix="/ocr", tags=["documents"])
 
 UPLOAD_PATH = "/ocr/pdf"
 TASK = "document.ocr"
-_FIELDS = ("mode", "pages", "language", "dpi", "deadline_s")
+_FIELDS: Fields = {"mode": str, "pages": str, "language": str, "dpi": int, "deadline_s": float}
 #: A PDF begins within these bytes.
 _HEAD_BYTES = 1024
 #: What a task says of a document that is none, or not to be opened, is about what was sent and not about how.
@@ -107,14 +107,16 @@ async def read_pdf(
     It waits until the document is read; who goes away cancels it. Large ones are better sent as a task.
     """
     asked = {"mode": mode, "pages": pages, "language": language, "dpi": dpi, "deadline_s": deadline_s}
-    name, data, form = await _uploaded(request, desk.reading.most_bytes)
-    arguments = _arguments({name: value for name, value in asked.items() if value is not None} | form)
+    uploaded_pdf = await uploaded(request, desk.reading.most_bytes, _FIELDS)
+    if b"%PDF" not in uploaded_pdf.data[:_HEAD_BYTES]:
+        raise ApiError(400, "`file` is not a PDF. Pictures can be read as a task.", "not_a_pdf", param="file")
+    name = uploaded_pdf.name or "document.pdf"
+    arguments = _arguments(
+        {name: value for name, value in asked.items() if value is not None} | uploaded_pdf.fields
+    )
     await _check_workers(desk, arguments.get("mode", "auto"))
-    try:
-        reference = await asyncio.to_thread(desk.reading.blobs.put, data)
-    except InputUnavailable as error:
-        raise ApiError(507, str(error), "storage_full", kind="server_error") from None
-    del data
+    reference = await uploaded_pdf.kept(desk.reading.blobs)
+    del uploaded_pdf
     sent = await desk.send(caller, TASK, {"document": {"blob": reference}, **arguments}, "default")
     ended = await desk.outcome(request, sent.id)
     if ended.state != "SUCCESS":
@@ -161,61 +163,6 @@ async def result(
 def vars_of(written: Written) -> Json:
     """As the answer has it."""
     return {"markdown": written.markdown, "json": written.json}
-
-
-async def _uploaded(request: Request, most_bytes: int) -> tuple[str, bytes, Json]:
-    """The file of a form with its name, and the other fields.
-
-    Raises:
-        ApiError: there is none, it is no PDF, or it is too long.
-    """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "multipart/form-data":
-        raise ApiError(
-            415,
-            f"The body is {kind[:64]!r}; it has to be multipart/form-data with `file`.",
-            "unsupported_media_type",
-        )
-    try:
-        async with request.form(max_files=1, max_fields=8) as form:
-            file = form.get("file")
-            if not isinstance(file, UploadFile):
-                raise ApiError(400, "`file` is missing.", param="file")
-            fields = _fields(form)
-            data = await asyncio.to_thread(file.file.read, most_bytes + 1)
-    except OSError as error:
-        raise ApiError(
-            507, f"The file cannot be kept: {error.strerror}.", "storage_full", kind="server_error"
-        ) from None
-    if len(data) > most_bytes:
-        raise ApiError(413, f"`file` has more than {most_bytes:,} bytes.", "input_too_large", param="file")
-    if b"%PDF" not in data[:_HEAD_BYTES]:
-        raise ApiError(400, "`file` is not a PDF. Pictures can be read as a task.", "not_a_pdf", param="file")
-    return Path((file.filename or "document.pdf").replace("\\", "/")).name[:255], data, fields
-
-
-def _fields(form: FormData) -> Json:
-    """The fields beside the file.
-
-    Raises:
-        ApiError: naming the one that is wrong.
-    """
-    found: Json = {}
-    for name, value in form.multi_items():
-        if name == "file":
-            continue
-        if name not in _FIELDS or not isinstance(value, str):
-            known = ", ".join(_FIELDS)
-            raise ApiError(
-                400, f"`{name[:64]}` is not a field of this form; there are {known}.", param=name[:64]
-            )
-        found[name] = value
-        if name in {"dpi", "deadline_s"}:
-            try:
-                found[name] = int(value) if name == "dpi" else float(value)
-            except ValueError:
-                raise ApiError(400, f"`{name}` has to be a number.", param=name) from None
-    return found
 
 
 def _arguments(found: Json) -> Json:

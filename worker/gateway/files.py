@@ -14,6 +14,7 @@ from starlette.datastructures import FormData, UploadFile
 from worker.contracts.base import Json
 from worker.gateway.answers import ApiError, documented, not_found
 from worker.gateway.desk import CallerOf, DeskOf
+from worker.gateway.forms import form_of
 from worker.storage.files import StoredFile
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
@@ -87,23 +88,11 @@ _FORM = {
 @router.post("", response_model=File, responses=documented(408, 413, 415, 507), openapi_extra=_FORM)
 async def upload(request: Request, desk: DeskOf, caller: CallerOf) -> Any:
     """Upload the lines of a batch: a form with `file` and `purpose=batch`."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "multipart/form-data":
-        raise ApiError(
-            415,
-            f"The body is {kind[:64]!r}; it has to be multipart/form-data with `file` and `purpose`.",
-            "unsupported_media_type",
+    async with form_of(request, "`file` and `purpose`") as form:
+        file, expires_at = _read(form)
+        stored = await asyncio.to_thread(
+            desk.files.put, caller.name, file.file, file.filename or "", "batch", expires_at
         )
-    try:
-        async with request.form(max_files=1, max_fields=8) as form:
-            file, expires_at = _read(form)
-            stored = await asyncio.to_thread(
-                desk.files.put, caller.name, file.file, file.filename or "", "batch", expires_at
-            )
-    except OSError as error:
-        raise ApiError(
-            507, f"The file cannot be kept: {error.strerror}.", "storage_full", kind="server_error"
-        ) from None
     return _shown(stored)
 
 
