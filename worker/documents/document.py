@@ -79,8 +79,15 @@ class Document:
             InputTooLarge, InputUnavailable: it has too many pixels, or is broken.
             PageFailed: it could not be read.
         """
-        said, _ = await self._ask("read", page=page, mode=mode, dpi=dpi)
-        return said
+        layer: Json | None = None
+        if mode != "ocr" and self.kind == "pdf":
+            said, _ = await self._ask("layer", page=page)
+            layer = said["page"]
+            if mode == "text" or said["real"]:
+                return layer
+        said, _ = await self._ask("scan", page=page, dpi=dpi)
+        scan: Json = said["page"]
+        return layer if layer and layer["lines"] and not scan["lines"] else scan
 
     async def _ask(self, op: str, **arguments: object) -> tuple[Json, bytes]:
         return await self.readers.ask(

@@ -147,7 +147,8 @@ def warm_readers() -> Iterator[Readers]:
 @pytest.fixture
 def run_task(tmp_path: Path, warm_readers: Readers) -> Runner:
     runner = Runner(tmp_path)
-    runner.readers._idle = warm_readers._idle  # each test has an event loop of its own
+    for mine, warm in zip(runner.readers.pools, warm_readers.pools, strict=True):
+        mine._idle = warm._idle  # each test has an event loop of its own
     return runner
 
 

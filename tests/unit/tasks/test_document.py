@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import psutil
 import pytest
 
 from tests import papers
@@ -210,11 +211,13 @@ async def test_a_long_text_goes_on_as_a_blob(run_task: Runner) -> None:
 async def test_cancelling_stops_in_the_middle_of_a_page(run_task: Runner) -> None:
     scan = papers.scanned(papers.pdf([papers.lines(60, 80, papers.PROSE * 8)] * 3))
     running = asyncio.create_task(run_task(NONE, "document.ocr", document=given(scan)))
-    await asyncio.to_thread(_wait_until, lambda: run_task.progress and not run_task.readers.pids)
+    slow = run_task.readers.pools[1]
+    await asyncio.to_thread(_wait_until, lambda: slow._busy and slow.pids)
+    (reader,) = slow.pids
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    assert run_task.readers.pids == []
+    assert not psutil.pid_exists(reader)
 
 
 async def test_a_deadline_that_has_passed(run_task: Runner) -> None:
@@ -334,7 +337,7 @@ def _watched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     real = Readers.ask
 
     async def ask(self: Readers, op: str, timeout_s: float, arguments: Any) -> Any:
-        if op == "read":
+        if op == "layer":
             asked.append(arguments["page"])
         return await real(self, op, timeout_s, arguments)
 
@@ -343,15 +346,18 @@ def _watched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def _kill_at(monkeypatch: pytest.MonkeyPatch, readers: Readers, times: dict[int, int]) -> None:
-    """The process that reads is killed before it reads these pages, so many times each."""
+    """The process that reads is killed while it reads these pages, so many times each."""
     real = Readers.ask
 
     async def ask(self: Readers, op: str, timeout_s: float, arguments: Any) -> Any:
-        if op == "read" and times.get(arguments["page"], 0):
-            times[arguments["page"]] -= 1
-            if not self.pids:
-                await real(self, "look", timeout_s, {name: arguments[name] for name in _FILE})
-            os.kill(self.pids[0], signal.SIGKILL)
+        if op not in {"layer", "scan"} or not times.get(arguments["page"], 0):
+            return await real(self, op, timeout_s, arguments)
+        times[arguments["page"]] -= 1
+        await real(self, "look", timeout_s, {name: arguments[name] for name in _FILE})
+        quick, _ = self.pools
+        (pid,) = quick.pids
+        os.kill(pid, signal.SIGSTOP)
+        asyncio.get_running_loop().call_later(0.1, os.kill, pid, signal.SIGKILL)
         return await real(self, op, timeout_s, arguments)
 
     monkeypatch.setattr(Readers, "ask", ask)
