@@ -149,7 +149,7 @@ def test_what_was_read_is_summarised(start: Start, producer: Celery, blobs: Blob
 @pytest.mark.timeout(3600)
 def test_200_pages_take_no_more_memory_than_20(start: Start, producer: Celery, blobs: Blobs) -> None:
     """By its text layer; FAULTS=long: by OCR."""
-    worker = start()
+    worker = start(MAX_INPUT_BYTES="100000000")
     pages = [
         papers.said(60, 80, f"Page {n}", 20) + papers.lines(60, 120, papers.PROSE * 6) for n in range(200)
     ]

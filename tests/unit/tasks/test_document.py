@@ -189,6 +189,14 @@ async def test_what_is_no_document(run_task: Runner, data: bytes, kind: type[Exc
         await run_task(NONE, "document.ocr", document=given(data))
 
 
+async def test_too_many_bytes(run_task: Runner) -> None:
+    reference = run_task.blobs.put(bytes(33 * 2**20))
+    with pytest.raises(
+        InputTooLarge, match=r"^`document`: sha256:.* bytes, the limit is .* raise MAX_INPUT_BYTES"
+    ):
+        await run_task(NONE, "document.ocr", document={"blob": reference})
+
+
 async def test_a_picture_has_no_text_layer(run_task: Runner) -> None:
     picture = papers.saved("PNG", papers.looked_at(THREE, 50)[0])
     with pytest.raises(InvalidTask, match="`mode` is 'text', and `document` is a picture"):
