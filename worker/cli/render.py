@@ -49,8 +49,9 @@ def readable_output(result: Json) -> str:
     if choices := result.get("choices"):
         message = choices[0]["message"]
         return str(message.get("content") or "").strip() or _json(message.get("tool_calls"))
-    if "summary" in result:
-        return str(result["summary"])
+    for name in ("summary", "markdown"):
+        if isinstance(text := result.get(name), str):
+            return text
     if "keywords" in result:
         return ", ".join(result["keywords"])
     if result.get("object") == "list":

@@ -8,7 +8,9 @@ import os
 import queue
 import resource
 import sys
+import tempfile
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -18,11 +20,13 @@ from worker.documents.frames import Pictures, png
 from worker.documents.ocr import Ocr, sample
 from worker.documents.pdf import Pdf
 from worker.documents.reading import layer_page, scanned_page
-from worker.documents.wire import Json, receive, send
+from worker.documents.wire import PREFIX, Json, receive, send
 from worker.errors import InputUnavailable, TaskError
 
 #: A PDF begins within these bytes (what comes before is somebody's mail header).
 _HEAD_BYTES = 1024
+#: Seconds after which nobody reads a document any more that lies in the folder for temporary files.
+_LEFT_S = 7 * 86400
 #: Documents kept open: those of so many tasks take turns without being opened for each page.
 _MOST_OPEN = 8
 
@@ -112,6 +116,7 @@ def main() -> None:
     """Answer until nobody asks any more."""
     threads, most_memory_bytes = map(int, sys.argv[1:])
     _limit(most_memory_bytes)
+    _tidy()
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print is no answer
     requests: queue.SimpleQueue[Json] = queue.SimpleQueue()
@@ -150,6 +155,14 @@ def _limit(most_memory_bytes: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (most_memory_bytes, most_memory_bytes))
     with contextlib.suppress(OSError):  # where memory runs out, this goes and not the worker
         Path("/proc/self/oom_score_adj").write_text("500")
+
+
+def _tidy() -> None:
+    """Remove what workers left that were killed while they read."""
+    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if path.stat().st_mtime < time.time() - _LEFT_S:
+                path.unlink()
 
 
 if __name__ == "__main__":

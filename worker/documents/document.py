@@ -12,7 +12,7 @@ from typing import Literal
 
 from worker.documents.ocr import ENGINE, SAMPLE
 from worker.documents.readers import PageFailed, Readers
-from worker.documents.wire import Json
+from worker.documents.wire import PREFIX, Json
 
 #: Seconds a reader has to open a file, and for one page, its start included.
 LOOK_TIMEOUT_S, PAGE_TIMEOUT_S = 60.0, 120.0
@@ -136,7 +136,7 @@ def _file(path: Path, name: str, most_pixels: int) -> Json:
 
 def _kept(data: bytes) -> tuple[Path, str]:
     """A file with these bytes, and their sha256."""
-    handle, path = tempfile.mkstemp(prefix="kc-document-")
+    handle, path = tempfile.mkstemp(prefix=PREFIX)
     with os.fdopen(handle, "wb") as file:
         file.write(data)
     return Path(path), hashlib.sha256(data).hexdigest()
