@@ -5,6 +5,7 @@ that a task that is delivered again, or another one of the same document, goes o
 """
 
 import asyncio
+import contextlib
 import hashlib
 import json
 from collections.abc import Awaitable, Callable
@@ -222,7 +223,8 @@ class _Reading:
                 if not (error.again and left):
                     raise
         if "warning" not in entry:
-            await asyncio.to_thread(blobs.keep, key, json.dumps(said, ensure_ascii=False).encode())
+            with contextlib.suppress(InputUnavailable):  # the store does not take it: then it is read again
+                await asyncio.to_thread(blobs.keep, key, json.dumps(said, ensure_ascii=False).encode())
         return said
 
 

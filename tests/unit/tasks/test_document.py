@@ -76,7 +76,7 @@ async def test_all_pages_in_their_order(run_task: Runner) -> None:
 
 
 async def test_what_ocr_read_says_so(run_task: Runner) -> None:
-    result = await run_task(NONE, "document.ocr", document=given(papers.scanned(THREE)), pages=[2])
+    result = await run_task(NONE, "document.ocr", document=given(papers.scanned(THREE)), pages=[2], dpi=72)
     assert result["pages"][0]["source"] == "ocr"
     assert result["meta"]["model"] == "PP-OCRv6_small"
 
@@ -291,7 +291,10 @@ def unsure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(task, "_UNSURE", 1.1)
 
 
-SCAN = papers.scanned(papers.pdf([papers.said(60, 80, "One line of text", 20)]))
+SCAN = papers.saved(
+    "PNG",
+    papers.looked_at(papers.pdf([papers.said(60, 80, "One line of text", 20)]))[0].crop((0, 100, 900, 300)),
+)
 
 
 @pytest.mark.usefixtures("unsure")
