@@ -226,7 +226,7 @@ class DocumentSettings(_Group):
     Attributes:
         max_document_pages: most pages one task reads.
         ocr_processes: processes that read pages, of one worker; "auto": one for every four CPUs, at most
-            four. Each takes about 600 MB once it has read a scanned page.
+            four. Each takes about 800 MB once it has read a scanned page.
     """
 
     max_document_pages: int = Field(default=500, ge=1, le=1000)

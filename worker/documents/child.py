@@ -8,27 +8,30 @@ import os
 import queue
 import resource
 import sys
+import tempfile
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 from worker.documents.frames import Pictures, png
 from worker.documents.ocr import Ocr, sample
 from worker.documents.pdf import Pdf
 from worker.documents.reading import layer_page, scanned_page
 from worker.documents.svg import Svg, is_svg
-from worker.documents.wire import Json, receive, send
+from worker.documents.wire import PREFIX, Json, receive, send
 from worker.errors import InputUnavailable, TaskError
 
 #: A PDF begins within these bytes (what comes before is somebody's mail header).
 _HEAD_BYTES = 1024
+#: Seconds after which nobody reads a document any more that lies in the folder for temporary files.
+_LEFT_S = 7 * 86400
 #: Documents kept open: those of so many tasks take turns without being opened for each page.
 _MOST_OPEN = 8
 
 Answer = tuple[Json, bytes]
-Mode = Literal["auto", "text", "ocr"]
 
 
 class Child:
@@ -43,7 +46,8 @@ class Child:
         self._ocr: Ocr | None = None
         self._open: OrderedDict[tuple[str, int], Pdf | Pictures] = OrderedDict()
         self.operations: dict[str, Callable[..., Answer]] = {
-            "look": self.look, "render": self.render, "read": self.read, "warm": self.warm,
+            "look": self.look, "render": self.render, "layer": self.layer,
+            "scan": self.scan, "warm": self.warm,
         }  # fmt: skip
 
     def look(self, path: str, name: str, most_pixels: int) -> Answer:
@@ -61,18 +65,19 @@ class Child:
         unit = "pt" if isinstance(sheets, Pdf) else "px"
         return {"width": picture.width, "height": picture.height, "size": size, "unit": unit}, png(picture)
 
-    def read(self, path: str, name: str, most_pixels: int, page: int, mode: Mode, dpi: float) -> Answer:
-        """A page as `reading` has it: by its text layer where that is real, by OCR where not."""
+    def layer(self, path: str, name: str, most_pixels: int, page: int) -> Answer:
+        """A page of a PDF by its text layer, and whether that is real."""
         sheets = self._sheets(path, name, most_pixels)
         if isinstance(sheets, Pictures):
-            return scanned_page(self._engine().read(sheets.picture(page, dpi)), None), b""
-        layer = sheets.text(page)
-        if mode == "text" or (mode == "auto" and layer.is_real):
-            return layer_page(layer), b""
+            raise InputUnavailable(f"{name} is a picture, and has no text layer.")
+        found = sheets.text(page)
+        return {"page": layer_page(found), "real": found.is_real}, b""
+
+    def scan(self, path: str, name: str, most_pixels: int, page: int, dpi: float) -> Answer:
+        """A page by OCR."""
+        sheets = self._sheets(path, name, most_pixels)
         scan = self._engine().read(sheets.picture(page, dpi))
-        if not scan.marks and layer.marks and mode == "auto":
-            return layer_page(layer), b""
-        return scanned_page(scan, dpi), b""
+        return {"page": scanned_page(scan, dpi if isinstance(sheets, Pdf) else None)}, b""
 
     def warm(self) -> Answer:
         """Load OCR's models and read a line with them."""
@@ -114,6 +119,7 @@ def main() -> None:
     """Answer until nobody asks any more."""
     threads, most_memory_bytes = map(int, sys.argv[1:])
     _limit(most_memory_bytes)
+    _tidy()
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print is no answer
     requests: queue.SimpleQueue[Json] = queue.SimpleQueue()
@@ -128,11 +134,8 @@ def _answer(child: Child, request: Json) -> Answer:
     try:
         return child.operations[request.pop("op")](**request)
     except TaskError as error:
-        return {
-            "error": type(error).__name__,
-            "message": str(error),
-            "hint": "",
-        }, b""  # it ends with its hint
+        # It ends with its hint.
+        return {"error": type(error).__name__, "message": str(error), "hint": ""}, b""
     except ImportError as error:
         return {"error": "ImportError", "message": f"This worker cannot read scans: {error}."}, b""
     except MemoryError:
@@ -155,6 +158,14 @@ def _limit(most_memory_bytes: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (most_memory_bytes, most_memory_bytes))
     with contextlib.suppress(OSError):  # where memory runs out, this goes and not the worker
         Path("/proc/self/oom_score_adj").write_text("500")
+
+
+def _tidy() -> None:
+    """Remove what workers left that were killed while they read."""
+    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if path.stat().st_mtime < time.time() - _LEFT_S:
+                path.unlink()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Literal
 
 from worker.documents.ocr import ENGINE, SAMPLE
 from worker.documents.readers import PageFailed, Readers
-from worker.documents.wire import Json
+from worker.documents.wire import PREFIX, Json
 
 #: Seconds a reader has to open a file, and for one page, its start included.
 LOOK_TIMEOUT_S, PAGE_TIMEOUT_S = 60.0, 120.0
@@ -79,8 +79,15 @@ class Document:
             InputTooLarge, InputUnavailable: it has too many pixels, or is broken.
             PageFailed: it could not be read.
         """
-        said, _ = await self._ask("read", page=page, mode=mode, dpi=dpi)
-        return said
+        layer: Json | None = None
+        if mode != "ocr" and self.kind == "pdf":
+            said, _ = await self._ask("layer", page=page)
+            layer = said["page"]
+            if mode == "text" or said["real"]:
+                return layer
+        said, _ = await self._ask("scan", page=page, dpi=dpi)
+        scan: Json = said["page"]
+        return layer if layer and layer["lines"] and not scan["lines"] else scan
 
     async def _ask(self, op: str, **arguments: object) -> tuple[Json, bytes]:
         return await self.readers.ask(
@@ -129,7 +136,7 @@ def _file(path: Path, name: str, most_pixels: int) -> Json:
 
 def _kept(data: bytes) -> tuple[Path, str]:
     """A file with these bytes, and their sha256."""
-    handle, path = tempfile.mkstemp(prefix="kc-document-")
+    handle, path = tempfile.mkstemp(prefix=PREFIX)
     with os.fdopen(handle, "wb") as file:
         file.write(data)
     return Path(path), hashlib.sha256(data).hexdigest()

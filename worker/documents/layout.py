@@ -13,8 +13,10 @@ from typing import Literal
 from worker.documents.marks import Box, Mark, Rule, around, median, rows_of
 from worker.documents.tables import Table, aligned_table, ruled_tables
 
-#: Heights of a line: between two columns, and lines that each has at least.
-_GUTTER, _COLUMN_LINES = 0.9, 3
+#: Heights of a line between two columns, at least, and above what stands below them and is none of them.
+_GUTTER, _APART = 0.9, 2.5
+#: Lines of a column, at least.
+_COLUMN_LINES = 3
 #: How much larger than the text headings are, by level; what is read from pictures is not so exact.
 _HEADINGS, _READ_HEADINGS = (1.7, 1.35, 1.15), (1.65, 1.35, 1.22)
 _MOST_HEADING_CHARS = 160
@@ -128,26 +130,36 @@ def _add(found: list[Table | list[Mark]], part: _Part) -> None:
 
 
 def _columns(parts: Sequence[_Part], start: int) -> tuple[int, float] | None:
-    """The longest run of parts from one on that stands in columns: where it ends, and where they part."""
+    """The longest run of parts from one on that stands in columns: where it ends, and where they part.
+
+    It ends before a part that closes a gap, so that only there it is looked at.
+    """
     height = median([part.height for part in parts if isinstance(part, Mark)], 10.0)
-    best = None
-    run: list[_Part] = []
     free = [(min(part.box[0] for part in parts), max(part.box[2] for part in parts))]
-    for end in range(start, len(parts)):
-        left, _, right, _ = parts[end].box
-        free = [
-            piece
-            for a, b in free
-            for piece in ((a, min(b, left)), (max(a, right), b))
-            if piece[1] - piece[0] >= _GUTTER * height
-        ]
-        if not free:
-            break
-        run.append(parts[end])
-        gutter = _gutter(run, free, height)
+    bottom = parts[start].box[3]
+    ends: list[tuple[int, list[tuple[float, float]]]] = []
+    end = start
+    while end < len(parts) and free and parts[end].box[1] - bottom < _APART * height:
+        left, _, right, below = parts[end].box
+        pieces = [_cut(gap, left, right, _GUTTER * height) for gap in free]
+        if not all(pieces):
+            ends.append((end, free))
+        free = [piece for some in pieces for piece in some]
+        bottom = max(bottom, below)
+        end += 1
+    if free:
+        ends.append((end, free))
+    for last, gaps in reversed(ends):
+        gutter = _gutter(parts[start:last], gaps, height)
         if gutter is not None:
-            best = (end + 1, gutter)
-    return best
+            return last, gutter
+    return None
+
+
+def _cut(gap: tuple[float, float], left: float, right: float, least: float) -> list[tuple[float, float]]:
+    """What is left of a gap beside something, where that is wide enough."""
+    pieces = (gap[0], min(gap[1], left)), (max(gap[0], right), gap[1])
+    return [piece for piece in pieces if piece[1] - piece[0] >= least]
 
 
 def _gutter(run: Sequence[_Part], free: Sequence[tuple[float, float]], height: float) -> float | None:

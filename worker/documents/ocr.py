@@ -102,6 +102,8 @@ class Ocr:
                 again, _ = self._read(np.ascontiguousarray(np.rot90(pixels, -turned // 90)), turned)
                 if again.confidence > scan.confidence or (on_its_side and not scan.turned):
                     scan = again
+                if scan.turned and scan.confidence >= _TURN_BELOW:
+                    break
         return scan
 
     def _read(self, pixels: "np.ndarray[Any, Any]", turned: int) -> tuple[Scan, bool]:

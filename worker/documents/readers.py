@@ -20,6 +20,8 @@ from worker.errors import InputTooLarge, InputUnavailable, InvalidTask
 _ERRORS = {error.__name__: error for error in (InvalidTask, InputTooLarge, InputUnavailable)}
 #: What of the environment a reader gets: it opens files of strangers and needs no passwords.
 _ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "LD_LIBRARY_PATH", "SYSTEMROOT")
+#: What takes seconds.
+_SLOW = {"scan", "warm"}
 #: Requests after which a reader is replaced: what libraries leak is bounded.
 _MOST_REQUESTS = 1000
 
@@ -40,19 +42,20 @@ class PageFailed(Exception):
 class Readers:
     """Some processes, started when they are needed; use them on one event loop.
 
+    One opens files, takes what is written in them and makes pictures of pages: that takes no time. Others do
+    OCR, which takes seconds, so that no document that needs none waits for one that does.
+
     Args:
-        processes: at most.
-        threads: each may compute with.
+        processes: that do OCR, at most.
+        threads: each of those may compute with.
         most_memory_bytes: of addresses each may use; one that wants more fails at its page.
         most_pages: that are read of one document.
     """
 
     def __init__(self, processes: int, threads: int, most_memory_bytes: int, most_pages: int = 500) -> None:
         self.processes, self.most_pages = processes, most_pages
-        self._arguments = (str(threads), str(most_memory_bytes))
-        self._turns = asyncio.Semaphore(processes)
-        self._threads = ThreadPoolExecutor(processes, "readers")
-        self._idle: list[_Reader] = []
+        arguments = (str(threads), str(most_memory_bytes))
+        self.pools = self._quick, self._slow = _Pool(1, arguments), _Pool(processes, arguments)
 
     async def ask(self, op: str, timeout_s: float, arguments: Mapping[str, object]) -> tuple[Json, bytes]:
         """Have one of them do something; whoever is cancelled meanwhile has it killed.
@@ -69,23 +72,8 @@ class Readers:
             InvalidTask, InputTooLarge, InputUnavailable: of what it was given.
             PageFailed: it took too long, or its process ended.
         """
-        async with self._turns:
-            reader = self._idle.pop() if self._idle else _Reader(self._arguments)
-            try:
-                async with asyncio.timeout(timeout_s):
-                    said, data = await asyncio.get_running_loop().run_in_executor(
-                        self._threads, reader.ask, {"op": op, **arguments}
-                    )
-            except TimeoutError:
-                reader.kill()
-                raise PageFailed(f"It was not done within {timeout_s:g} s.", again=True) from None
-            except BaseException:
-                reader.kill()
-                raise
-            if reader.requests < _MOST_REQUESTS:
-                self._idle.append(reader)
-            else:
-                reader.kill()
+        pool = self._slow if op in _SLOW else self._quick
+        said, data = await pool.ask({"op": op, **arguments}, timeout_s)
         if error := said.get("error"):
             if error in _ERRORS:
                 raise _ERRORS[error](said["message"], said["hint"])
@@ -94,13 +82,59 @@ class Readers:
 
     @property
     def pids(self) -> list[int]:
-        """Of those that wait for work."""
-        return [reader.pid for reader in self._idle]
+        """Of the processes that live."""
+        return self._quick.pids + self._slow.pids
 
     def close(self) -> None:
-        """End those that wait for work."""
-        while self._idle:
-            self._idle.pop().kill()
+        """End them."""
+        self._quick.close()
+        self._slow.close()
+
+
+class _Pool:
+    """So many processes of a kind."""
+
+    def __init__(self, processes: int, arguments: tuple[str, str]) -> None:
+        self._arguments = arguments
+        self._turns = asyncio.Semaphore(processes)
+        self._threads = ThreadPoolExecutor(processes, "readers")
+        self._idle: list[_Reader] = []
+        self._busy: set[_Reader] = set()
+
+    @property
+    def pids(self) -> list[int]:
+        return [reader.pid for reader in (*self._idle, *self._busy) if reader.is_alive]
+
+    async def ask(self, request: Json, timeout_s: float) -> tuple[Json, bytes]:
+        async with self._turns:
+            reader = self._idle.pop() if self._idle else _Reader(self._arguments)
+            if reader.requests and not reader.is_alive:
+                reader.kill()
+                reader = _Reader(self._arguments)
+            self._busy.add(reader)
+            try:
+                async with asyncio.timeout(timeout_s):
+                    answer = await asyncio.get_running_loop().run_in_executor(
+                        self._threads, reader.ask, request
+                    )
+            except TimeoutError:
+                reader.kill()
+                raise PageFailed(f"It was not done within {timeout_s:g} s.", again=True) from None
+            except BaseException:
+                reader.kill()
+                raise
+            finally:
+                self._busy.discard(reader)
+            if reader.requests < _MOST_REQUESTS:
+                self._idle.append(reader)
+            else:
+                reader.kill()
+            return answer
+
+    def close(self) -> None:
+        for reader in (*self._idle, *self._busy):
+            reader.kill()
+        self._idle.clear()
 
 
 class _Reader:
@@ -115,6 +149,10 @@ class _Reader:
     @property
     def pid(self) -> int:
         return self._process.pid if self._process else 0
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
 
     def ask(self, request: Json) -> tuple[Json, bytes]:
         """Raises PageFailed when the process ends before it has answered."""

@@ -12,6 +12,8 @@ _PROSE_SHARE, _PROSE_CHARS = 0.7, 18
 _FULL_ROWS, _LEAST_ROWS = 0.6, 3
 #: More lines than these make no table anybody reads.
 _MOST_LINES = 400
+#: Nor do more cells: that is squared paper.
+_MOST_CELLS = 5000
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,8 @@ def ruled_tables(marks: Sequence[Mark], rules: Sequence[Rule]) -> tuple[list[Tab
         texts = sum(bool(cell) for row in rows for cell in row)
         if texts >= 2 and 2 * texts >= grid.cells:
             tables.append(Table(rows, grid.box, inside))
-            left = [mark for mark in left if mark not in inside]
+            taken = set(map(id, inside))
+            left = [mark for mark in left if id(mark) not in taken]
     return tables, left
 
 
@@ -209,7 +212,7 @@ def _grids(rules: Sequence[Rule], slack: float) -> list[_Grid]:
     for group in groups:
         xs = _edges([rule.at for rule in group if not rule.is_level], slack)
         ys = _edges([rule.at for rule in group if rule.is_level], slack)
-        if len(xs) > 2 and len(ys) > 2:
+        if len(xs) > 2 and len(ys) > 2 and len(xs) * len(ys) < _MOST_CELLS:
             grids.append(_Grid(xs, ys, group, slack))
     return sorted(grids, key=lambda grid: len(grid.xs) * len(grid.ys), reverse=True)
 

@@ -6,6 +6,9 @@ from typing import Any, BinaryIO
 
 Json = dict[str, Any]
 
+#: What files are called that are being read.
+PREFIX = "kc-document-"
+
 _LENGTHS = struct.Struct(">II")
 
 

@@ -5,6 +5,7 @@ that a task that is delivered again, or another one of the same document, goes o
 """
 
 import asyncio
+import contextlib
 import hashlib
 import json
 from collections.abc import Awaitable, Callable
@@ -23,6 +24,7 @@ from worker.errors import (
     BackendRejected,
     BackendUnavailable,
     DeadlineExceeded,
+    InputTooLarge,
     InputUnavailable,
     InvalidTask,
     TaskError,
@@ -51,7 +53,7 @@ _MOST_REASON = 160
 @task("document.ocr", OcrArguments)
 async def ocr(work: Work, arguments: OcrArguments) -> Json:
     """The Markdown, what became of each page, and all of it with boxes as a blob; see `OcrResult`."""
-    data = await work.bytes(arguments.document, "document")
+    data = await _bytes(work, arguments)
     try:
         async with opened(work.tools.readers, data, "`document`", work.tools.look.most_pixels) as document:
             del data  # it lies on disk now
@@ -67,6 +69,17 @@ async def ocr(work: Work, arguments: OcrArguments) -> Json:
     except PageFailed as error:
         raise InputUnavailable(f"`document` cannot be opened: {error}", "Send it again.") from None
     return await _result(work, document, pages)
+
+
+async def _bytes(work: Work, arguments: OcrArguments) -> bytes:
+    """The document; errors as for `Work.bytes`."""
+    try:
+        return await work.bytes(arguments.document, "document")
+    except InputTooLarge as error:
+        said = str(error).removesuffix(InputTooLarge.default_hint).strip()
+        raise InputTooLarge(
+            f"`document`: {said}", "Send some pages at a time, or raise MAX_INPUT_BYTES on the worker."
+        ) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +223,8 @@ class _Reading:
                 if not (error.again and left):
                     raise
         if "warning" not in entry:
-            await asyncio.to_thread(blobs.keep, key, json.dumps(said, ensure_ascii=False).encode())
+            with contextlib.suppress(InputUnavailable):  # the store does not take it: then it is read again
+                await asyncio.to_thread(blobs.keep, key, json.dumps(said, ensure_ascii=False).encode())
         return said
 
 

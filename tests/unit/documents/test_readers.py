@@ -33,30 +33,53 @@ async def own() -> AsyncIterator[Readers]:
 
 async def test_what_kills_a_reader_costs_a_page(own: Readers) -> None:
     async with opened(own, PAGES, "`document`", 50_000_000) as document:
-        os.kill(own.pids[0], signal.SIGKILL)
+        (pid,) = own.pids
+        os.kill(pid, signal.SIGSTOP)
+        reading = asyncio.create_task(document.read(1, "text", 200))
+        await asyncio.sleep(0.2)
+        assert not reading.done()
+        os.kill(pid, signal.SIGKILL)
         with pytest.raises(PageFailed, match="was ended by SIGKILL") as caught:
-            await document.read(1, "text", 200)
+            await reading
         assert caught.value.again
         assert (await document.read(2, "text", 200))["markdown"] == "Page 2"
+        os.kill(own.pids[0], signal.SIGKILL)
+        await asyncio.to_thread(_wait_until, lambda: not own.pids)
+        assert (await document.read(3, "text", 200))["markdown"] == "Page 3", (
+            "who had nothing to do costs nothing"
+        )
 
 
 async def test_who_is_cancelled_leaves_nothing_running(own: Readers) -> None:
     async with opened(own, papers.scanned(PAGES), "`document`", 50_000_000) as document:
-        (pid,) = own.pids
+        (quick,) = own.pids
         reading = asyncio.create_task(document.read(1, "ocr", 200))
-        await asyncio.to_thread(_wait_until, lambda: not own.pids)
+        await asyncio.to_thread(_wait_until, lambda: len(own.pids) == 2)
+        slow = next(pid for pid in own.pids if pid != quick)
         reading.cancel()
         with pytest.raises(asyncio.CancelledError):
             await reading
-        assert not psutil.pid_exists(pid)
-        assert (await document.read(1, "text", 200))["markdown"] == "", "the next has a reader of its own"
+        assert not psutil.pid_exists(slow)
+        assert own.pids == [quick]
+        assert (await document.read(1, "text", 200))["markdown"] == ""
+
+
+async def test_what_needs_no_ocr_does_not_wait_for_what_does(own: Readers) -> None:
+    async with (
+        opened(own, papers.scanned(PAGES), "`document`", 50_000_000) as scan,
+        opened(own, PAGES, "`document`", 50_000_000) as text,
+    ):
+        reading = asyncio.create_task(scan.read(1, "auto", 200))
+        assert (await text.read(3, "auto", 200))["markdown"] == "Page 3"
+        assert not reading.done()
+        assert (await reading)["source"] == "ocr"
 
 
 async def test_a_page_that_takes_too_long_is_given_up(own: Readers) -> None:
     async with opened(own, papers.scanned(PAGES), "`document`", 50_000_000) as document:
         with pytest.raises(PageFailed, match=r"within 0\.05 s"):
-            await own.ask("read", 0.05, {**_file(document), "page": 1, "mode": "ocr", "dpi": 200})
-        assert own.pids == []
+            await own.ask("scan", 0.05, {**_file(document), "page": 1, "dpi": 200})
+        assert len(own.pids) == 1
 
 
 async def test_a_page_that_wants_too_much_memory_fails_alone() -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
@@ -43,7 +44,7 @@ async def test_scanned_columns_are_read_one_after_the_other(read) -> None:
 @pytest.mark.parametrize("turned", [90, 180, 270])
 async def test_a_page_that_lies_on_its_side_or_head_is_read(read, turned: int) -> None:
     document = papers.pdf([papers.lines(60, 80, papers.PROSE) + papers.table(60, 200, ruled=True)])
-    page = await read(papers.scanned(document, angle=1, turned=turned))
+    page = await read(papers.scanned(document, angle=1, turned=turned), dpi=110)
     assert page["turned"] == turned
     assert papers.wrong_share(" ".join(papers.PROSE), page["markdown"].partition("\n\n|")[0]) <= MOST_WRONG
     assert cells(page["markdown"]) == TABLE
@@ -68,6 +69,18 @@ async def test_every_frame_of_a_tiff_is_a_page(read) -> None:
     document = papers.saved("TIFF", *frames)
     assert "The first" in (await read(document, page=1))["markdown"]
     assert "The second" in (await read(document, page=2))["markdown"]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "I;16", "P", "RGBA", "CMYK"])
+async def test_every_kind_of_pixel_is_read(read, mode: str) -> None:
+    (picture,) = papers.looked_at(papers.pdf([papers.said(60, 80, "One line of text", 24)]), 100)
+    small = picture.crop((0, 60, 500, 180))
+    if mode == "I;16":
+        pixels = np.asarray(small.convert("L")).astype(np.uint16) * 257
+        small = Image.fromarray(pixels)
+    else:
+        small = small.convert(mode)
+    assert (await read(papers.saved("TIFF", small)))["markdown"].endswith("One line of text")
 
 
 async def test_nothing_is_read_of_an_empty_page(read) -> None:

@@ -109,6 +109,32 @@ async def test_columns_are_read_one_after_the_other(read) -> None:
     )
 
 
+async def test_three_columns_between_what_stands_above_and_below_them(read) -> None:
+    content = papers.said(60, 60, "A headline that is as wide as the whole page it stands on, or so", 16)
+    for number, x in enumerate((60, 230, 400)):
+        content += papers.lines(
+            x, 100 + number, [f"column {number + 1} has line {line}" for line in range(1, 9)]
+        )
+    content += papers.said(240, 260, "- 17 -")
+    content += papers.lines(60, 300, papers.PROSE)
+    said = (await read(papers.pdf([content])))["markdown"]
+    places = [said.index(f"column {number} has line {line}") for number in (1, 2, 3) for line in (1, 8)]
+    assert places == sorted(places)
+    assert said.index("headline") < places[0]
+    assert places[-1] < said.index("17") < said.index(papers.PROSE[0])
+
+
+async def test_a_page_full_of_numbers_is_one_table(read) -> None:
+    rows = [[f"{row}.{column}" for column in range(12)] for row in range(250)]
+    content = b"".join(
+        papers.said(30 + 45 * column, 20 + 3.2 * row, cell, 3)
+        for row, cells_of in enumerate(rows)
+        for column, cell in enumerate(cells_of)
+    )
+    page = await read(papers.pdf([content]))
+    assert cells(page["markdown"]) == rows
+
+
 async def test_headings_items_and_broken_words(read) -> None:
     content = (
         papers.said(60, 60, "A report", 24) + papers.said(60, 100, "1. The first part", 16)

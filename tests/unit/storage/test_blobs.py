@@ -62,6 +62,24 @@ def test_what_was_put_is_read_by_its_hash(blobs: Blobs) -> None:
     assert blobs.read(reference, 5) == b"hello"
 
 
+def test_what_was_worked_out_is_kept_under_a_hash_of_what_from(blobs: Blobs) -> None:
+    key = hashlib.sha256(b"page 1 of it").hexdigest()
+    assert blobs.kept(key) is None
+    for data in (b"as it was", b"as it is", b""):
+        blobs.keep(key, data)
+        assert blobs.kept(key) == data
+    blobs.sweep(-60, {f"sha256:{hashlib.sha256(b'another').hexdigest()}"})
+    assert blobs.kept(key) is None
+
+
+def test_what_was_kept_and_is_damaged_is_nothing(tmp_path: Path) -> None:
+    blobs, key = Blobs(tmp_path), "ab" * 32
+    blobs.keep(key, b"whole")
+    (path,) = [path for path in tmp_path.rglob("*") if path.is_file()]
+    path.write_bytes(path.read_bytes()[:-1])
+    assert blobs.kept(key) is None
+
+
 def test_what_is_not_there_or_too_large(blobs: Blobs) -> None:
     with pytest.raises(InputUnavailable, match="no such blob"):
         blobs.read("sha256:" + "0" * 64, 5)

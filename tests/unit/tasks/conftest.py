@@ -162,7 +162,8 @@ def warm_readers() -> Iterator[Readers]:
 def run_task(tmp_path: Path, warm_readers: Readers) -> Iterator[Runner]:
     with Database(f"sqlite:///{tmp_path}/kc.db") as database:
         runner = Runner(tmp_path, database)
-        runner.readers._idle = warm_readers._idle  # each test has an event loop of its own
+        for mine, warm in zip(runner.readers.pools, warm_readers.pools, strict=True):
+            mine._idle = warm._idle  # each test has an event loop of its own
         yield runner
 
 

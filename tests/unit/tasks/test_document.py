@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import psutil
 import pytest
 
 from tests import papers
@@ -75,7 +76,7 @@ async def test_all_pages_in_their_order(run_task: Runner) -> None:
 
 
 async def test_what_ocr_read_says_so(run_task: Runner) -> None:
-    result = await run_task(NONE, "document.ocr", document=given(papers.scanned(THREE)), pages=[2])
+    result = await run_task(NONE, "document.ocr", document=given(papers.scanned(THREE)), pages=[2], dpi=72)
     assert result["pages"][0]["source"] == "ocr"
     assert result["meta"]["model"] == "PP-OCRv6_small"
 
@@ -188,6 +189,14 @@ async def test_what_is_no_document(run_task: Runner, data: bytes, kind: type[Exc
         await run_task(NONE, "document.ocr", document=given(data))
 
 
+async def test_too_many_bytes(run_task: Runner) -> None:
+    reference = run_task.blobs.put(bytes(33 * 2**20))
+    with pytest.raises(
+        InputTooLarge, match=r"^`document`: sha256:.* bytes, the limit is .* raise MAX_INPUT_BYTES"
+    ):
+        await run_task(NONE, "document.ocr", document={"blob": reference})
+
+
 async def test_a_picture_has_no_text_layer(run_task: Runner) -> None:
     picture = papers.saved("PNG", papers.looked_at(THREE, 50)[0])
     with pytest.raises(InvalidTask, match="`mode` is 'text', and `document` is a picture"):
@@ -210,11 +219,13 @@ async def test_a_long_text_goes_on_as_a_blob(run_task: Runner) -> None:
 async def test_cancelling_stops_in_the_middle_of_a_page(run_task: Runner) -> None:
     scan = papers.scanned(papers.pdf([papers.lines(60, 80, papers.PROSE * 8)] * 3))
     running = asyncio.create_task(run_task(NONE, "document.ocr", document=given(scan)))
-    await asyncio.to_thread(_wait_until, lambda: run_task.progress and not run_task.readers.pids)
+    slow = run_task.readers.pools[1]
+    await asyncio.to_thread(_wait_until, lambda: slow._busy and slow.pids)
+    (reader,) = slow.pids
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    assert run_task.readers.pids == []
+    assert not psutil.pid_exists(reader)
 
 
 async def test_a_deadline_that_has_passed(run_task: Runner) -> None:
@@ -280,7 +291,10 @@ def unsure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(task, "_UNSURE", 1.1)
 
 
-SCAN = papers.scanned(papers.pdf([papers.said(60, 80, "One line of text", 20)]))
+SCAN = papers.saved(
+    "PNG",
+    papers.looked_at(papers.pdf([papers.said(60, 80, "One line of text", 20)]))[0].crop((0, 100, 900, 300)),
+)
 
 
 @pytest.mark.usefixtures("unsure")
@@ -334,7 +348,7 @@ def _watched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     real = Readers.ask
 
     async def ask(self: Readers, op: str, timeout_s: float, arguments: Any) -> Any:
-        if op == "read":
+        if op == "layer":
             asked.append(arguments["page"])
         return await real(self, op, timeout_s, arguments)
 
@@ -343,15 +357,18 @@ def _watched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def _kill_at(monkeypatch: pytest.MonkeyPatch, readers: Readers, times: dict[int, int]) -> None:
-    """The process that reads is killed before it reads these pages, so many times each."""
+    """The process that reads is killed while it reads these pages, so many times each."""
     real = Readers.ask
 
     async def ask(self: Readers, op: str, timeout_s: float, arguments: Any) -> Any:
-        if op == "read" and times.get(arguments["page"], 0):
-            times[arguments["page"]] -= 1
-            if not self.pids:
-                await real(self, "look", timeout_s, {name: arguments[name] for name in _FILE})
-            os.kill(self.pids[0], signal.SIGKILL)
+        if op not in {"layer", "scan"} or not times.get(arguments["page"], 0):
+            return await real(self, op, timeout_s, arguments)
+        times[arguments["page"]] -= 1
+        await real(self, "look", timeout_s, {name: arguments[name] for name in _FILE})
+        quick, _ = self.pools
+        (pid,) = quick.pids
+        os.kill(pid, signal.SIGSTOP)
+        asyncio.get_running_loop().call_later(0.1, os.kill, pid, signal.SIGKILL)
         return await real(self, op, timeout_s, arguments)
 
     monkeypatch.setattr(Readers, "ask", ask)
