@@ -2,7 +2,7 @@
 
 Settings come from the environment and from `.env` in the working directory; the environment wins.
 `HOST`, `PORT`, `MODEL_PATH` and the like belong to the model servers' containers: `.env` may hold them, the
-worker does not read them (see `CONTAINER_SETTINGS`).
+worker does not read them (see `container_settings`).
 """
 
 import os
@@ -18,43 +18,11 @@ from dotenv import dotenv_values
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from worker.container_settings import CONTAINER_SETTINGS
 from worker.errors import SettingsError
 from worker.redis_client import RedisAddress
 
 ENV_FILE = Path(".env")
-
-#: Read by compose files and container entry points, not by the worker: name → meaning.
-CONTAINER_SETTINGS: dict[str, str] = {
-    "MODEL_PATH": "GGUF file the llama.cpp container serves",
-    "MMPROJ_PATH": "projector with which a vision-language model of llama.cpp's own server sees",
-    "POSTERS_DIR": "folder of posters.json, for the compose profile",
-    "POSTERS_LANGUAGE": "language in which the compose profile has posters described",
-    "N_CTX": "context length of the llama.cpp container, tokens of one request",
-    "N_GPU_LAYERS": "layers llama.cpp puts on the GPU; 0: CPU only, -1: all",
-    "N_PARALLEL": "requests llama.cpp's own server works on at once",
-    "N_THREADS": "CPU threads llama.cpp computes with",
-    "EMBEDDING": "whether the llama.cpp container serves embeddings",
-    "LLAMACPP_SERVER": "which llama.cpp server to build: llama-cpp-python or llama-server",
-    "CUDA_ARCHITECTURES": "GPU architectures llama-cpp-python is compiled for",
-    "MODEL_NAME": "model directory or Hugging Face name the vLLM container serves",
-    "TENSOR_PARALLEL_SIZE": "GPUs one vLLM model is split over",
-    "GPU_MEMORY_UTILIZATION": "share of GPU memory vLLM takes, 0 to 1",
-    "MAX_MODEL_LEN": "context length of the vLLM container, tokens",
-    "VLLM_CPU_KVCACHE_SPACE": "GiB of memory for vLLM's cache where it runs on the CPU",
-    "HOST": "address a model server listens on inside its container",
-    "PORT": "port a model server listens on, in its container and on this machine",
-    "MODEL_REPO": "Hugging Face repository fetched when the model is absent",
-    "MODEL_FILE": "file of MODEL_REPO to fetch (GGUF)",
-    "MODELS_UID": "user who owns MODELS_DIR",
-    "MODELS_GID": "group that owns MODELS_DIR",
-    "REDIS_MAXMEMORY": "most memory for Redis' data",
-    "REDIS_MEMORY_LIMIT": "most memory of the Redis container",
-    "REDIS_CPUS": "most CPUs of the Redis container",
-    "LLM_SERVER_MEMORY_LIMIT": "most memory of the model server's container",
-    "LLM_SERVER_CPUS": "most CPUs of the model server's container; 0: all",
-    "WORKER_MEMORY_LIMIT": "most memory of a worker's container",
-    "WORKER_CPUS": "most CPUs of a worker's container",
-}
 
 
 class _Group(BaseSettings):
@@ -389,6 +357,10 @@ def _is_secret(name: str) -> bool:
     return any(word in name.lower() for word in ("password", "key", "token", "url"))
 
 
+#: Of names in the environment that are meant for us.
+_PREFIXES = ("LLM_", "REDIS_", "WORKER_", "TASK_", "GATEWAY_", "BATCH_", "FETCH_", "DATABASE_", "OCR_")
+
+
 def _refuse_misspelt() -> None:
     """A misspelt name would be ignored in silence, and its default used.
 
@@ -401,10 +373,7 @@ def _refuse_misspelt() -> None:
             if name.upper() not in known and not name.startswith(("COMPOSE_", "DOCKER_")):
                 raise SettingsError(f"{ENV_FILE}: {name} is not a setting{_meant(name, known)}")
     for name in os.environ:
-        ours = name.startswith(
-            ("LLM_", "REDIS_", "WORKER_", "TASK_", "GATEWAY_", "BATCH_", "FETCH_", "DATABASE_")
-        )
-        ours = name.startswith(("LLM_", "REDIS_", "WORKER_", "TASK_", "GATEWAY_", "BATCH_", "FETCH_", "OCR_"))
+        ours = name.startswith(_PREFIXES)
         if ours and name not in known and (meant := _meant(name, known)):
             raise SettingsError(f"{name} is not a setting{meant}")
 

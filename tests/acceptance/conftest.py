@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from worker.settings import CONTAINER_SETTINGS, setting_names
+from worker.container_settings import CONTAINER_SETTINGS
+from worker.settings import setting_names
 
 Result = subprocess.CompletedProcess[str]
 KcWorker = Callable[..., Result]

@@ -10,8 +10,8 @@ import pytest
 from dotenv import dotenv_values
 
 from tests.containers.compose import BIN, DOCKERFILES, ROOT, VARIANTS, instructions, last, merged, run_config
+from worker.container_settings import CONTAINER_SETTINGS
 from worker.settings import (
-    CONTAINER_SETTINGS,
     GROUPS,
     BatchSettings,
     GatewaySettings,

@@ -3,7 +3,8 @@
 import os
 from collections.abc import Mapping
 
-from worker.settings import CONTAINER_SETTINGS, setting_names
+from worker.container_settings import CONTAINER_SETTINGS
+from worker.settings import setting_names
 
 
 def environment_with(settings: Mapping[str, str]) -> dict[str, str]:
