@@ -278,8 +278,11 @@ class DatabaseSettings(_Group):
     @field_validator("database_url")
     @classmethod
     def _known_database(cls, value: SecretStr) -> SecretStr:
-        if urlsplit(value.get_secret_value()).scheme not in {"sqlite", "postgresql"}:
+        url = value.get_secret_value()
+        if urlsplit(url).scheme not in {"sqlite", "postgresql"}:
             raise ValueError("must start with sqlite:/// or postgresql://")
+        if url.startswith("sqlite:") and url.removeprefix("sqlite:///") in {url, "", ":memory:"}:
+            raise ValueError("names no file: write sqlite:///FILE, or sqlite:////FILE from the root")
         return value
 
     @property

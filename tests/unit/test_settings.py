@@ -42,6 +42,7 @@ def test_defaults_are_those_of_the_contract() -> None:
             "mysql://root:pass@localhost/x",
             "DATABASE_URL: must start with sqlite:/// or postgresql:// (it is hidden)",
         ),
+        ("DATABASE_URL", "sqlite://kc.db", "DATABASE_URL: names no file: write sqlite:///FILE"),
         ("DATABASE_ULR", "x", "did you mean DATABASE_URL?"),
         ("LLM_MAX_CONCURRENCY", "many", "LLM_MAX_CONCURRENCY"),
         ("WORKER_CONCURRENCY", "0", "WORKER_CONCURRENCY"),

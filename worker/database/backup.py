@@ -179,7 +179,7 @@ def _read(file: Path) -> Iterator[Any]:
     Raises:
         InputUnavailable: as `check` says.
     """
-    digest, rows, header = hashlib.sha256(), 0, None
+    digest, rows, header, named = hashlib.sha256(), 0, None, False
     try:
         with gzip.open(file) as packed:
             lines = iter(packed)
@@ -187,8 +187,14 @@ def _read(file: Path) -> Iterator[Any]:
             for line in lines:  # the last one is the footer
                 digest.update(before)
                 value = json.loads(before)
-                header = header or _header(file, value)
-                rows += isinstance(value, list)
+                if header is None:
+                    header = _header(file, value)
+                elif isinstance(value, list) and named:
+                    rows += 1
+                elif isinstance(value, dict) and {"table", "columns"} <= value.keys():
+                    named = True
+                else:
+                    raise ValueError("a line of it is neither a table nor a row")
                 yield value
                 before = line
         footer = json.loads(before)
@@ -201,7 +207,12 @@ def _read(file: Path) -> Iterator[Any]:
 
 
 def _header(file: Path, header: Any) -> Json:
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
+    if (
+        not isinstance(header, dict)
+        or header.get("format") != FORMAT
+        or not isinstance(header.get("version"), int)
+        or not {"revision", "taken"} <= header.keys()
+    ):
         raise ValueError("it does not begin like one")
     if header["version"] > VERSION or header["revision"] not in revisions():
         raise InputUnavailable(

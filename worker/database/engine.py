@@ -90,7 +90,9 @@ class Database:
                 with connection.begin():
                     yield connection
         except exc.SQLAlchemyError as error:
-            raise self._unavailable(error) from error
+            if (unavailable := self._unavailable(error)) is None:
+                raise  # a bug
+            raise unavailable from error
 
     def close(self) -> None:
         """Close all connections, once what is under way has ended."""
@@ -110,14 +112,14 @@ class Database:
                 bring_up_to_date(self.transaction)
                 self._prepared = True
 
-    def _unavailable(self, error: exc.SQLAlchemyError) -> Exception:
-        """The error for a person; a bug stays what it is."""
+    def _unavailable(self, error: exc.SQLAlchemyError) -> InputUnavailable | None:
+        """The error for a person; None where it is not the database's fault."""
         passing = isinstance(error, exc.OperationalError | exc.InterfaceError | exc.TimeoutError) or (
             isinstance(error, exc.DBAPIError) and error.connection_invalidated
         )
         broken = isinstance(error, exc.DatabaseError) and type(error.orig) is sqlite3.DatabaseError
         if not passing and not broken:
-            return error
+            return None
         reason = " ".join(str(getattr(error, "orig", None) or error).split())
         if self._password:
             reason = reason.replace(self._password, "***")
@@ -174,7 +176,6 @@ _KNOWN = "It is sqlite:///FILE or postgresql://USER:PASSWORD@HOST:PORT/NAME."
 
 
 def _sqlite(url: URL) -> Engine:
-    Path(url.database or "").parent.mkdir(parents=True, exist_ok=True)
     engine = sa.create_engine(
         url,
         pool_size=2 * THREADS,
@@ -182,6 +183,11 @@ def _sqlite(url: URL) -> Engine:
         pool_timeout=LOCK_TIMEOUT_S,
         connect_args={"timeout": LOCK_TIMEOUT_S},
     )
+
+    @event.listens_for(engine, "do_connect")
+    def connecting(*_: object) -> None:
+        with contextlib.suppress(OSError):  # SQLite says itself that it cannot open the file
+            Path(url.database or "").parent.mkdir(parents=True, exist_ok=True)
 
     @event.listens_for(engine, "connect")
     def connected(connection: sqlite3.Connection, _record: object) -> None:

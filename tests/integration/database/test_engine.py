@@ -217,6 +217,14 @@ def test_a_file_that_is_no_database_stays_one_however_often_it_is_tried(tmp_path
     database.close()
 
 
+def test_a_folder_that_cannot_be_made_is_an_error_and_only_when_it_is_needed(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    database = Database(f"sqlite:///{tmp_path}/file/kc.db")
+    with pytest.raises(InputUnavailable, match="unable to open database file"):
+        database.read(revision)
+    database.close()
+
+
 @pytest.mark.parametrize(
     ("url", "says"),
     [

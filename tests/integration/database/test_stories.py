@@ -240,12 +240,12 @@ def holders(stories: Stories, task: str) -> set[str]:
 async def test_a_long_turn_keeps_its_lease(
     stories: Stories, other: Stories, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(line_module, "LEASE_S", 0.8)
-    monkeypatch.setattr(line_module, "RENEW_S", 0.1)
+    monkeypatch.setattr(line_module, "LEASE_S", 3.0)
+    monkeypatch.setattr(line_module, "RENEW_S", 0.3)
     async with stories.turn(KEY, "long") as turn:
         waiting = asyncio.create_task(take(other, "next"))
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(waiting), 2.0)
+            await asyncio.wait_for(asyncio.shield(waiting), 5.0)
         await stories.finish(turn, ending(1))
     assert (await waiting).number == 2
 
