@@ -36,8 +36,8 @@ from worker.tasks.prompts import prompt
 from worker.tasks.seeing import check_sight, shown
 from worker.tasks.whole import ask_whole
 
-#: Markdown with more bytes is kept as a blob: a result is a message in Redis.
-MOST_MARKDOWN_BYTES = 96 * 1024
+#: Markdown with more bytes, or less beside many pages, is kept as a blob: a result is a message in Redis.
+MOST_MARKDOWN_BYTES, _MOST_RESULT_BYTES = 96 * 1024, 192 * 1024
 #: Times a page is tried whose process ended.
 _TRIES = 3
 #: Pages that OCR is less sure of are shown to the model, where there is one that sees.
@@ -244,11 +244,12 @@ async def _result(work: Work, document: Document, pages: list[_Read]) -> Json:
     whole = b'{"kind":"%s","pages":[%s]}' % (document.kind.encode(), b",".join(page.whole for page in pages))
     reference = await asyncio.to_thread(blobs.put, whole)
     raw = str(markdown).encode()
-    if len(raw) > MOST_MARKDOWN_BYTES:
+    entries = [page.entry for page in pages]
+    if len(raw) > min(MOST_MARKDOWN_BYTES, _MOST_RESULT_BYTES - len(json.dumps(entries))):
         markdown = {"blob": await asyncio.to_thread(blobs.put, raw)}
     return {
         "markdown": markdown,
-        "pages": [page.entry for page in pages],
+        "pages": entries,
         "pages_processed": len(read),
         "json": {"blob": reference},
     }

@@ -216,6 +216,14 @@ async def test_a_long_text_goes_on_as_a_blob(run_task: Runner) -> None:
         feed(result, ChatArguments, {})
 
 
+async def test_the_result_of_many_pages_fits_a_message(run_task: Runner) -> None:
+    run_task.readers.most_pages = 1000
+    pages = [papers.lines(60, 80, papers.PROSE[:1], size=number % 7 + 5) for number in range(1000)]
+    result = await run_task(NONE, "document.ocr", document=given(papers.pdf(pages)))
+    assert result["pages_processed"] == 1000
+    assert len(json.dumps(result)) < 256 * 1024
+
+
 async def test_cancelling_stops_in_the_middle_of_a_page(run_task: Runner) -> None:
     scan = papers.scanned(papers.pdf([papers.lines(60, 80, papers.PROSE * 8)] * 3))
     running = asyncio.create_task(run_task(NONE, "document.ocr", document=given(scan)))
