@@ -48,6 +48,15 @@ class Health(BaseModel):
     ocr: OcrPart
 
 
+class OcrHealth(BaseModel):
+    """Whether documents that are sent now can be read; no model server is needed for that."""
+
+    status: Literal["ok", "unavailable"]
+    version: str
+    redis: Part
+    ocr: OcrPart
+
+
 class Live(BaseModel):
     """The process answers."""
 
@@ -103,6 +112,17 @@ async def health(desk: DeskOf, response: Response) -> Any:
         **{name: {"status": "unavailable" if why else "ok", "reason": why} for name, why in parts.items()},
         "ocr": _ocr(workers),
     }
+
+
+@router.get("/ocr/health", response_model=OcrHealth, responses={503: {"model": OcrHealth}})
+async def ocr_health(desk: DeskOf, response: Response) -> Any:
+    """Whether documents can be read: Redis, and the OCR models of the live workers; 503 where not."""
+    found, reason = await _look(desk)
+    redis = {"status": "unavailable" if reason else "ok", "reason": reason}
+    parts = {"redis": redis, "ocr": _ocr([] if found is None else found.workers)}
+    broken = any(part["status"] != "ok" for part in parts.values())
+    response.status_code = 503 if broken else 200
+    return {"status": "unavailable" if broken else "ok", "version": __version__, **parts}
 
 
 def _ocr(workers: list[WorkerTruth]) -> Json:

@@ -73,6 +73,8 @@ def test_no_worker_reads_documents(call: Call) -> None:
     assert (answer.status, answer.error["code"]) == (503, "ocr_unavailable")
     assert "No live worker" in answer.error["message"]
     assert call("/health").json["ocr"]["status"] == "unavailable"
+    health = call("/ocr/health")
+    assert (health.status, health.json["ocr"]["reason"]) == (503, "No live worker reads documents.")
 
 
 def test_a_pdf_is_read(call: Call, reading: LocalWorker, folder: Path) -> None:
@@ -105,6 +107,8 @@ def test_health_names_the_models(call: Call, reading: LocalWorker) -> None:
         "status": "ok", "reason": "", "missing": [],
         "present": ["PP-OCRv6_det_small.onnx", "PP-OCRv6_rec_small.onnx"],
     }  # fmt: skip
+    health = call("/ocr/health")
+    assert (health.status, health.json["status"], health.json["ocr"]["missing"]) == (200, "ok", [])
 
 
 @pytest.mark.parametrize("where", ["form", "query"])
