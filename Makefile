@@ -35,7 +35,8 @@ test: install ## All tests on real Redis, real workers and real llama.cpp
 	@$(BIN)/pytest -n 3 -m "not engines" --dist loadfile $(ARGS)
 
 faults: install ## The fault suite in its long form, about an hour and a half; FAULT_SEED=… repeats choices, FAULT_SOAK_S=… shortens
-	@FAULTS=long $(BIN)/pytest tests/faults tests/integration/test_documents.py --timeout 7200 $(ARGS)
+	@FAULTS=long $(BIN)/pytest tests/faults tests/integration/test_documents.py tests/integration/test_stories.py \
+		--timeout 7200 $(ARGS)
 
 test-engines: install ## The behavioural suite on every real engine (installs them into .engines)
 	@$(BIN)/python tests/engines/run.py $(ARGS)
