@@ -150,9 +150,8 @@ def test_what_was_read_is_summarised(start: Start, producer: Celery, blobs: Blob
 def test_200_pages_take_no_more_memory_than_20(start: Start, producer: Celery, blobs: Blobs) -> None:
     """By its text layer; FAULTS=long: by OCR."""
     worker = start(MAX_INPUT_BYTES="100000000")
-    pages = [
-        papers.said(60, 80, f"Page {n}", 20) + papers.lines(60, 120, papers.PROSE * 6) for n in range(200)
-    ]
+    lines = papers.lines(60, 120, papers.PROSE[:1] if LONG else papers.PROSE * 6)
+    pages = [papers.said(60, 80, f"Page {number}", 20) + lines for number in range(200)]
     document = papers.pdf(pages)
     if LONG:
         document = papers.pictures_pdf(papers.looked_at(papers.pdf(pages[:4]), 100) * 50, 100)
