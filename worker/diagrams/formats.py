@@ -18,8 +18,8 @@ from worker.errors import InputTooLarge, InvalidTask
 FORMATS: tuple[DiagramFormat, ...] = get_args(DiagramFormat)
 Source = Literal["mermaid", "plantuml", "bpmn", "drawio", "json"]
 
-#: Bytes of a diagram, and characters of one line of it.
-MOST_BYTES, MOST_LINE = 4 * 1024 * 1024, 5_000
+#: Bytes of a diagram; of one in lines (Mermaid, PlantUML), and characters of a line.
+MOST_BYTES, MOST_TEXT_BYTES, MOST_LINE = 4 * 1024 * 1024, 1024 * 1024, 2_000
 _SUFFIXES: dict[str, Source] = {
     ".mmd": "mermaid", ".mermaid": "mermaid", ".puml": "plantuml", ".plantuml": "plantuml", ".pu": "plantuml",
     ".iuml": "plantuml", ".wsd": "plantuml", ".bpmn": "bpmn", ".drawio": "drawio", ".dio": "drawio",
@@ -73,9 +73,10 @@ def read(data: bytes, file_name: str = "", page: int = 1) -> Process:
             f"{name} is no diagram that can be read as text.",
             "Give Mermaid (.mmd), PlantUML (.puml), BPMN (.bpmn), draw.io (.drawio) or JSON.",
         )
-    if len(data) > MOST_BYTES:
+    most = MOST_TEXT_BYTES if source in {"mermaid", "plantuml"} else MOST_BYTES
+    if len(data) > most:
         raise InputTooLarge(
-            f"{name} has {len(data):,} bytes, the limit for text diagrams is {MOST_BYTES:,}.", ""
+            f"{name} has {len(data):,} bytes, the limit for {source} is {most:,}.", "Split it."
         )
     try:
         return _READERS[source](data, page)

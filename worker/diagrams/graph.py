@@ -72,15 +72,21 @@ class Graph:
         Args:
             members: ids of what is in each.
         """
+        firsts, lasts = dict[str, str](), dict[str, str]()
 
-        def inner(name: str, place: int) -> str:
-            for _ in range(len(members)):
-                if not members.get(name):
-                    break
+        def inner(name: str, place: int, found: dict[str, str]) -> str:
+            passed = []
+            while name not in found and members.get(name):
+                found[name] = name  # where they contain each other
+                passed.append(name)
                 name = members[name][place]
+            name = found.get(name, name)
+            found.update(dict.fromkeys(passed, name))
             return name
 
-        self.arrows = [(inner(source, -1), inner(target, 0), said) for source, target, said in self.arrows]
+        self.arrows = [
+            (inner(source, -1, lasts), inner(target, 0, firsts), said) for source, target, said in self.arrows
+        ]
         for name in members:
             self.nodes.pop(name, None)
         self.arrows = [arrow for arrow in self.arrows if arrow[0] in self.nodes and arrow[1] in self.nodes]

@@ -37,7 +37,8 @@ _LINK = re.compile(
     _HEAD + r"(?:--+(?:[>xo](?![\w])|>|-)|==+(?:[>xo](?!\w)|>|=)|-\.+-(?:[>xo](?!\w)|>)?|(~~~+))"
 )
 _TEXT_LINK = re.compile(
-    _HEAD + r"(?:--(?![->])(?P<a>.+?)--+[>xo-]|==(?![=>])(?P<b>.+?)==+[>xo=]|-\.(?![-.])(?P<c>.+?)\.+-[>xo]?)"
+    _HEAD + r"(?:--(?![->])(?P<a>.+?)--+[>xo-]|==(?![=>])(?P<b>.+?)==+[>xo=]|"
+    r"-\.(?![-.])(?P<c>.+?)(?<!\.)\.+-[>xo]?)"
 )
 _LABEL = re.compile(r'\|\s*"([^"]*)"\s*\||\|([^|]*)\|')
 _QUOTED = re.compile(r'\s*"([^"]*)"\s*', re.DOTALL)
@@ -104,6 +105,7 @@ class _Reader:
     titles: dict[str, str] = field(default_factory=dict)
     members: dict[str, list[str]] = field(default_factory=dict)
     placed: set[str] = field(default_factory=set)
+    brackets: dict[str, int] = field(default_factory=dict)
 
     def read(self) -> Process:
         self._direction()
@@ -207,12 +209,19 @@ class _Reader:
                 if self.text.startswith(after, quoted.end()):
                     self.at = quoted.end() + len(after)
                     return label_of(quoted[1])
-        places = [(place, after) for after in afters if (place := self.text.find(after, start)) >= 0]
+        places = [(place, after) for after in afters if (place := self._next(after, start)) >= 0]
         if not places:
             raise self._wrong(f"`{afters[0]}` after `{before}`")
         place, after = min(places)
         self.at = place + len(after)
         return label_of(self.text[start:place])
+
+    def _next(self, bracket: str, start: int) -> int:
+        """Where it comes next; -1: nowhere. What was found is kept: it is not looked for again and again."""
+        place = self.brackets.get(bracket, 0)
+        if 0 <= place < start or bracket not in self.brackets:
+            place = self.brackets[bracket] = self.text.find(bracket, start)
+        return place
 
     def _enter_subgraphs(self) -> None:
         """Members get the subgraph's title as role; arrows to a subgraph lead to its first member."""

@@ -10,7 +10,7 @@ from worker.diagrams.plantuml_graph import label_of
 from worker.diagrams.process import Process
 
 _ACTION = re.compile(r"(?:#[\w/\\|-]+\s*)?:(?P<text>.*)", re.DOTALL)
-_ACTION_END = re.compile(r"(?:[;|<\]}/]|(?<![\w\"])>)\s*(?:<<[^>]*>>)?\s*$")
+_ACTION_END = re.compile(r"(?:[;|<\]}/]|(?<![\w\"])>)\s*+(?:<<[^<>]*>>\s*)?$")
 _LANE = re.compile(r"\|(?:#[^|]*\|)?(?P<lane>[^|]+)\|\s*(?P<title>.*)$")
 _ARROW = re.compile(r"-(?:\[[^\]]*\])?-?>\s*(?P<text>.*?);?$")
 #: What parentheses enclose, with one more level of them inside.

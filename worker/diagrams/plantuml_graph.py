@@ -26,7 +26,8 @@ _NODE = re.compile(
     r"(?:\s+as\s+(?:\"(?P<late>[^\"]*)\"|(?P<word>\w+)))?)\s*(?P<marks>(?:<<[^>]*>>\s*)*)(?:#\S+\s*)?(?P<open>\{)?$"
 )
 _TOGETHER = re.compile(r"together\s*\{$")
-_END = r"\w+(?:\.\w+)*|\[[^\]]+\]|\([^)]+\)|:[^:]+:"
+# What a name may have, an arrow may too: names are taken whole (`++`), or long lines take for ever.
+_END = r"\w++(?:\.\w++)*+|\[[^\]]+\]|\([^)]+\)|:[^:]+:"
 _ARROW = re.compile(
     rf"(?P<source>{_END})\s*(?P<arrow><?[-.=~]+(?:(?:\[[^\]]*\][a-z]*|[a-z]+)[-.=~]+)?>?)\s*"
     rf"(?P<target>{_END})\s*(?::\s*(?P<text>.*))?$"

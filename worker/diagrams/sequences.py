@@ -29,7 +29,7 @@ class Words:
 _NEVER = re.compile(r"(?!)")
 MERMAID = Words(
     message=re.compile(
-        r"(?P<source>[^:\n]+?)\s*(?:\(\))?(?P<arrow><<-?->>|-?-(?:>>|>|x|\)))\s*(?:\(\))?[+-]?\s*(?P<target>[^:\n]+?)\s*"
+        r"(?=[^:\n]*:)(?P<source>[^:\n]+?)\s*(?:\(\))?(?P<arrow><<-?->>|-?-(?:>>|>|x|\)))\s*(?:\(\))?[+-]?\s*(?P<target>[^:\n]+?)\s*"
         r":\s*(?P<text>.*)"
     ),
     participant=re.compile(
@@ -43,8 +43,8 @@ MERMAID = Words(
 )
 PLANTUML = Words(
     message=re.compile(
-        r"(?P<source>\"[^\"]+\"|[\w.@]+|\[|\?)?\s*(?P<arrow>[<ox/\\]*<?<?-{1,2}(?:\[[^\]]*\])?-?>?>?[ox/\\>]*)\s*"
-        r"(?P<target>\"[^\"]+\"|[\w.@]+|\]|\?)?(?:\s*(?:\+\+|--|\*\*|!!)(?:\s*#\w+)?)*\s*(?::\s*(?P<text>.*))?$"
+        r"(?P<source>\"[^\"]+\"|[\w.@]++|\[|\?)?\s*(?P<arrow>[<ox/\\]*<?<?-{1,2}(?:\[[^\]]*\])?-?>?>?[ox/\\>]*+)\s*"
+        r"(?P<target>\"[^\"]+\"|[\w.@]++|\]|\?)?(?:\s*(?:\+\+|--|\*\*|!!)(?:\s*#\w+)?)*\s*(?::\s*(?P<text>.*))?$"
     ),
     participant=re.compile(
         r"(?:create\s+)?(?:participant|actor|boundary|control|entity|database|collections|queue)\s+"

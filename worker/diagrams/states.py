@@ -7,10 +7,11 @@ from worker.diagrams.graph import Graph, NotUnderstood
 from worker.diagrams.mermaid_flowchart import label_of
 from worker.diagrams.process import Kind, Process
 
-_WORD = r"\w+(?:[.-]\w+)*"
+# What a name may have, an arrow may too: names are taken whole (`++`), or long lines take for ever.
+_WORD = r"\w++(?:[.-]\w++)*+"
 _NAME = rf"\[\*\]|\[H\*?\]|{_WORD}"
 _ARROW = re.compile(
-    rf"(?P<source>{_NAME})(?:\s*<<[\w-]+>>|\s*:::\w+)?\s*(?P<arrow><?-(?:\[[^\]]*\]|[a-z]+)?-*>?)\s*"
+    rf"(?P<source>{_NAME})(?:\s*<<[\w-]+>>|\s*:::\w+)?\s*(?P<arrow><?-(?:\[[^\]]*\]|[a-z]++(?=-))?-*>?)\s*"
     rf"(?P<target>{_NAME})(?:\s*<<[\w-]+>>|:::\w+)?\s*(?::\s*(?P<text>.*))?$"
 )
 _STATE = re.compile(

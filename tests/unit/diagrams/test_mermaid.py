@@ -133,7 +133,7 @@ def test_a_state_diagram() -> None:
         ("sequenceDiagram\nA->>B: x\nnonsense", "line 3: expected a message"),
         ("sequenceDiagram\nalt x\nA->>B: x", "`alt` has no `end`"),
         ("stateDiagram\nstate x {\n a --> b", "'x' has no closing brace"),
-        ("flowchart TD\n" + "a" * 6000, "line 2: it has more than 5,000 characters"),
+        ("flowchart TD\n" + "a" * 6000, "line 2: it has more than 2,000 characters"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(text: str, said: str) -> None:
