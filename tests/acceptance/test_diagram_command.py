@@ -64,6 +64,17 @@ def test_what_is_wrong_is_said_and_the_rest_is_done(run: Run, tmp_path: Path) ->
     assert run().returncode == 2
 
 
+def test_two_files_are_not_written_to_one(run: Run, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "o.mmd").write_text("graph TD\nA-->B")
+    ran = run("a/o.mmd", "b/o.mmd", "-o", "out")
+    assert ran.returncode == 2
+    assert "a/o.mmd and b/o.mmd would both be written to out/o.mmd.md" in ran.stderr
+    assert not (tmp_path / "out").exists()
+    assert run("a/o.mmd", "b/o.mmd").returncode == 0
+
+
 def test_a_picture_without_redis_is_an_error_in_words(run: Run, tmp_path: Path) -> None:
     Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
     ran = run("a.png")

@@ -78,6 +78,7 @@ def diagram(
     """  # noqa: D301  # click wants the character
     asked = {"page": page, "language": language, "adapter": adapter}
     given = {name: value for name, value in asked.items() if value is not None}
+    _check_targets(paths, to, out)
     drawings = [_read(path, page or 1) for path in paths]
     pictures = [drawing for drawing in drawings if drawing.data]
     if pictures:
@@ -88,6 +89,29 @@ def diagram(
         if drawing.error:
             click.echo(f"{drawing.path}: {drawing.error}", err=True)
     return 1 if any(drawing.error for drawing in drawings) else 0
+
+
+def _check_targets(paths: tuple[str, ...], to: str, out: Path | None) -> None:
+    """Nothing is written over what was just written.
+
+    Raises:
+        click.UsageError: naming the two.
+    """
+    if out is None or len(paths) < 2:
+        return
+    taken: dict[Path, str] = {}
+    for path in paths:
+        target = _target(path, to, out)
+        if target in taken:
+            raise click.UsageError(
+                f"{taken[target]} and {path} would both be written to {target}; give them one at a time."
+            )
+        taken[target] = path
+
+
+def _target(path: str, to: str, folder: Path) -> Path:
+    """Where a file goes in a folder."""
+    return folder / f"{Path(path).name}{_ENDINGS[to]}"
 
 
 def _read(path: str, page: int) -> _Drawing:
@@ -181,7 +205,7 @@ def _write(drawing: _Drawing, to: str, out: Path | None, language: str, *, sever
             click.echo(f"{drawing.path}:", err=True)
         click.echo(text, nl=False)
         return
-    target = out / f"{Path(drawing.path).name}{_ENDINGS[to]}" if several or out.is_dir() else out
+    target = _target(drawing.path, to, out) if several or out.is_dir() else out
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, encoding="utf-8")
