@@ -102,6 +102,9 @@ def process_of(found: Any) -> Process:
         raise NotUnderstood('expected {"steps": [{"number", "action", "role", "kind", "next"}]}')
     if not rows:
         raise NotUnderstood("there are no steps in it")
+    for place, row in enumerate(rows, 1):
+        if not isinstance(row.get("number", place), int | float | str):
+            raise NotUnderstood(f"step {place}: `number` is neither a number nor a text")
     numbers = {row.get("number", place): place for place, row in enumerate(rows, 1)}
     if len(numbers) < len(rows):
         raise NotUnderstood("two steps have the same number")
@@ -130,7 +133,7 @@ def _step(row: dict[str, Any], place: int, count: int, numbers: dict[Any, int]) 
         to, condition = (
             (arrow.get("to"), arrow.get("condition") or "") if isinstance(arrow, dict) else (arrow, "")
         )
-        if to not in numbers or not isinstance(condition, str):
+        if not isinstance(to, int | float | str) or to not in numbers or not isinstance(condition, str):
             raise NotUnderstood(f"step {place}: `next` leads to {str(to)[:40]!r}, which is no step's number")
         arrows.append(Arrow(numbers[to], condition))
     return Step(row["action"], row.get("role") or "", kind, tuple(arrows))

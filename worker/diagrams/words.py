@@ -4,6 +4,8 @@ import html
 import re
 
 _BREAKS = re.compile(r"<br\s*/?>|</?(?:div|p|li|h[1-6]|tr)\b[^<>]*>", re.IGNORECASE)
+#: A character's number that is none, and too long to be looked at.
+_BEYOND = re.compile(r"&#[0-9]{9,};?")
 _TAGS = re.compile(r"</?[A-Za-z][^<>]*>")
 
 
@@ -18,4 +20,5 @@ def without(text: str, opening: str, closing: str) -> str:
 
 def plain(text: str) -> str:
     """A label without its HTML."""
-    return html.unescape(_TAGS.sub("", _BREAKS.sub("\n", text))).replace("\xa0", " ")
+    bare = _BEYOND.sub("\ufffd", _TAGS.sub("", _BREAKS.sub("\n", text)))
+    return html.unescape(bare).replace("\xa0", " ")

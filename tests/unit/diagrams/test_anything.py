@@ -1,6 +1,7 @@
 """Whatever comes is a process or an error in words."""
 
 import contextlib
+import json
 
 import pytest
 from hypothesis import given
@@ -95,3 +96,56 @@ def test_elements_in_any_order(root: str, inner: list[str]) -> None:
 def test_bytes_of_any_kind(data: bytes, name: str) -> None:
     with contextlib.suppress(InvalidTask):
         formats.read(data, name)
+
+
+ODD = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(0, 4)
+    | st.floats()
+    | st.sampled_from(["", "1", "a", "task", "end"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["to", "condition", "x"]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+ROWS = st.lists(
+    st.fixed_dictionaries(
+        {"action": st.just("a") | ODD},
+        optional={
+            "number": st.integers(1, 4) | ODD,
+            "kind": st.just("task") | ODD,
+            "role": ODD,
+            "next": st.lists(st.integers(1, 4) | st.fixed_dictionaries({"to": ODD}) | ODD, max_size=3) | ODD,
+        },
+    ),
+    max_size=4,
+)
+
+
+@given(found=st.fixed_dictionaries({"steps": ROWS}) | ROWS | ODD)
+def test_json_of_any_kind(found: object) -> None:
+    with contextlib.suppress(InvalidTask):
+        formats.read(json.dumps(found).encode(), "x.json")
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"number": [1]}, "step 2: `number` is neither a number nor a text"),
+        ({"next": [[1]]}, r"step 2: `next` leads to '\[1\]', which is no step's number"),
+        ({"next": [{"to": {}}]}, "step 2: `next` leads to '{}', which is no step's number"),
+        ({"kind": []}, "step 2 needs"),
+    ],
+)
+def test_the_step_that_is_wrong_is_named(row: dict[str, object], said: str) -> None:
+    with pytest.raises(InvalidTask, match=said):
+        formats.read(json.dumps([{"action": "a"}, {"action": "b", **row}]).encode(), "x.json")
+
+
+def test_a_number_without_end_is_no_character() -> None:
+    cell = f'<mxCell id="2" parent="1" value="a&amp;#{"1" * 5_000};b"/>'
+    root = f'<root><mxCell id="0"/><mxCell id="1" parent="0"/>{cell}</root>'
+    (step,) = formats.read(f"<mxGraphModel>{root}</mxGraphModel>".encode()).steps
+    assert step.action == "a\ufffdb"
