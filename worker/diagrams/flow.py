@@ -2,12 +2,16 @@
 
 from dataclasses import dataclass, field
 
-from worker.diagrams.graph import Graph, Node
+from worker.diagrams.graph import Graph, Node, NotUnderstood, both
 from worker.diagrams.process import MOST_ARROWS, Kind, Process
 from worker.errors import InputTooLarge
 
 #: Steps after which the story goes on, and on which condition.
 Ends = list[tuple[str, str]]
+#: Blocks in each other.
+MOST_DEPTH = 50
+#: Characters that all open ends, each time they are carried on, have together; an end counts as some more.
+_MOST_CARRIED, _AN_END = 10_000_000, 50
 
 
 @dataclass(slots=True)
@@ -43,6 +47,7 @@ class Flow:
         role: who acts.
         blocks: what is open, the innermost last.
         waiting: loops whose first step has not been told yet.
+        carried: characters of the ends that were carried on.
     """
 
     graph: Graph = field(default_factory=Graph)
@@ -50,6 +55,7 @@ class Flow:
     role: str = ""
     blocks: list[Block] = field(default_factory=list)
     waiting: list[Block] = field(default_factory=list)
+    carried: int = 0
 
     def step(self, text: str, kind: Kind = "task", role: str | None = None) -> str:
         """Tell a step; its id."""
@@ -64,17 +70,26 @@ class Flow:
         self.ends = [] if kind == "end" else [(name, "")]
         return name
 
-    def _bounded(self) -> None:
-        if len(self.ends) > MOST_ARROWS:
-            raise InputTooLarge(f"The diagram has more than {MOST_ARROWS:,} arrows.", "Split it.")
+    def _carry(self, ends: Ends) -> None:
+        """Bound what is carried on: it takes time, and the memory of what blocks remember.
+
+        Raises:
+            InputTooLarge: it is too much.
+        """
+        self.carried += sum(_AN_END + len(condition) for _, condition in ends)
+        if len(ends) > MOST_ARROWS or self.carried > _MOST_CARRIED:
+            raise InputTooLarge("The diagram has too many branches that lead on together.", "Split it.")
 
     def when(self, condition: str) -> None:
         """What comes next does so on a condition."""
-        self.ends = [(name, _both(before, condition)) for name, before in self.ends]
-        self._bounded()
+        self.ends = [(name, both(before, condition)) for name, before in self.ends]
+        self._carry(self.ends)
 
     def open(self, kind: str) -> Block:
         """Open a block where the story stands."""
+        if len(self.blocks) >= MOST_DEPTH:
+            raise NotUnderstood(f"more than {MOST_DEPTH} blocks in each other")
+        self._carry(self.ends)
         block = Block(kind, list(self.ends))
         self.blocks.append(block)
         return block
@@ -82,6 +97,7 @@ class Flow:
     def branch(self, block: Block, condition: str) -> None:
         """A branch is complete, the next one begins where the block did."""
         block.ends += self.ends
+        self._carry(self.ends)
         self.ends = list(block.before)
         self.when(condition)
 
@@ -89,9 +105,15 @@ class Flow:
         """The block ends: the story goes on from every branch; with `passing`, also past all of them."""
         self.ends = [*block.ends, *self.ends, *(block.before if passing else ())]
         self.ends = list(dict.fromkeys([*self.ends, *block.leaving]))
-        self._bounded()
+        self._carry(self.ends)
         self.waiting = [waiting for waiting in self.waiting if waiting is not block]
         self.blocks.pop()
+
+    def leave(self, block: Block) -> None:
+        """The story leaves a loop early."""
+        block.leaving += self.ends
+        self._carry(self.ends)
+        self.ends = []
 
     def back_to(self, head: str) -> None:
         """Everything told so far leads back to a step."""
@@ -101,7 +123,3 @@ class Flow:
     def process(self) -> Process:
         """The process that was told; errors as for `Graph.process`."""
         return self.graph.process(told=True)
-
-
-def _both(first: str, second: str) -> str:
-    return ", ".join(filter(None, (first.strip(), second.strip())))

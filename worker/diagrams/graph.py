@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from worker.diagrams.process import MOST_ARROWS, MOST_STEPS, Arrow, Kind, Process, Step
+from worker.diagrams.process import MOST_ARROWS, MOST_CHARS, MOST_STEPS, Arrow, Kind, Process, Step
 from worker.errors import InputTooLarge
 
 _NUMBERED = re.compile(r"[A-Za-z_]+([1-9]\d*)")
@@ -141,7 +141,7 @@ class Graph:
             self.arrows = [arrow for arrow in self.arrows if name not in arrow[:2]]
             for source, _, before in inward:
                 for _, target, after in onward:
-                    self.arrow(source, target, ", ".join(filter(None, (before, after))))
+                    self.arrow(source, target, both(before, after))
             del self.nodes[name]
 
     def _numbered(self) -> list[str]:
@@ -173,6 +173,11 @@ class Graph:
             _visit(name, onward, seen, circle)
             order += reversed(circle)
         return order
+
+
+def both(first: str, second: str) -> str:
+    """Two conditions of one arrow, no longer than one may be."""
+    return ", ".join(filter(None, (first.strip(), second.strip())))[:MOST_CHARS]
 
 
 def _visit(root: str, onward: dict[str, list[str]], seen: set[str], left: list[str]) -> None:

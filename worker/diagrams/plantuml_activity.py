@@ -197,8 +197,7 @@ class _Reader:
         )
         if loop is None:
             raise NotUnderstood("`break` outside of a loop", self.number)
-        loop.leaving += self.flow.ends
-        self.flow.ends = []
+        self.flow.leave(loop)
 
     def _needs_a_step(self) -> None:
         if not self.flow.ends:

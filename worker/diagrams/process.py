@@ -12,6 +12,8 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 #: A diagram for people has fewer steps and arrows; characters of one text.
 MOST_STEPS, MOST_ARROWS, MOST_CHARS = 1_000, 4_000, 2_000
+#: Characters of all its texts.
+MOST_ALL_CHARS = 200_000
 #: What a step says that says nothing.
 UNNAMED: dict[Kind, str] = {"start": "Start", "task": "…", "decision": "?", "end": "End"}
 
@@ -74,7 +76,17 @@ class Process:
         if wrong := next((arrow.to for arrow in arrows if not 1 <= arrow.to <= len(steps)), None):
             raise ValueError(f"an arrow leads to step {wrong}; there are {len(steps)}")
         reached = {arrow.to for arrow in arrows}
-        return cls(tuple(_clean(step, number in reached) for number, step in enumerate(steps, 1)))
+        clean = tuple(_clean(step, number in reached) for number, step in enumerate(steps, 1))
+        chars = sum(
+            len(step.action) + len(step.role) + sum(len(arrow.condition) for arrow in step.next)
+            for step in clean
+        )
+        if chars > MOST_ALL_CHARS:
+            raise InputTooLarge(
+                f"The diagram has {chars:,} characters in its texts, the limit is {MOST_ALL_CHARS:,}.",
+                "Split it.",
+            )
+        return cls(clean)
 
     @property
     def roles(self) -> tuple[str, ...]:
