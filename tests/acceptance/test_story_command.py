@@ -213,6 +213,9 @@ def test_the_database_is_backed_up_and_restored(
     assert "--replace" in again.stderr
     assert kc_worker("database", "downgrade", "base", "--yes", **other).returncode == 0
     assert "no tables yet" in kc_worker("database", "status", **other).stdout
+    assert kc_worker("database", "sweep", "--older-than", "30d", **other).stdout.startswith(
+        "0 requests and 0 "
+    )
     refused = kc_worker("database", "status", DATABASE_URL="mysql://localhost/x")
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
     assert refused.stderr.startswith("kc-worker: DATABASE_URL: must start with sqlite:/// or postgresql://")

@@ -1,17 +1,8 @@
 """`kc-worker blobs`."""
 
-import re
-
 import click
 
-_UNITS_S = {"h": 3600, "d": 86400}
-
-
-def _age(_context: click.Context, _parameter: click.Parameter, value: str) -> float:
-    found = re.fullmatch(r"([1-9][0-9]{0,4})([hd])", value)
-    if not found:
-        raise click.BadParameter(f"{value!r} is not 12h, 30d …")
-    return int(found.group(1)) * _UNITS_S[found.group(2)]
+from worker.cli.options import age
 
 
 @click.group()
@@ -24,7 +15,7 @@ def blobs() -> None:
     "--older-than",
     default="30d",
     show_default=True,
-    callback=_age,
+    callback=age,
     help="Since they were last put: 12h, 30d …",
 )
 @click.option("--dry-run", is_flag=True, help="Only say how many there are.")

@@ -1,9 +1,12 @@
 """`kc-worker database`."""
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from worker.cli.options import age
 
 if TYPE_CHECKING:
     from worker.database.backup import Summary
@@ -14,7 +17,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 
 @click.group()
 def database() -> None:
-    """What is remembered in SQL, in DATABASE_URL: stories and their messages."""
+    """What is remembered in SQL, in DATABASE_URL: stories and their messages, diagrams."""
 
 
 @database.command()
@@ -81,6 +84,20 @@ def restore(file: Path, *, replace: bool, only_check: bool) -> None:
         return
     with _opened() as opened:
         click.echo(f"{opened.shown}: {_said(read(opened, file, replace=replace))}.")
+
+
+@database.command()
+@click.option("--older-than", required=True, callback=age, help="12h, 30d …")
+def sweep(older_than: float) -> None:
+    """Remove old requests for diagrams, and what was found for them; stories stay.
+
+    What a younger request was answered with is kept.
+    """
+    from worker.database.drawings import sweep as remove
+
+    with _opened() as opened:
+        requests, results = remove(opened, datetime.now(UTC) - timedelta(seconds=older_than))
+        click.echo(f"{requests:,} requests and {results:,} results removed.")
 
 
 def _opened() -> "Database":

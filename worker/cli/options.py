@@ -1,12 +1,23 @@
 """How options are read that several commands have."""
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
+
+_UNITS_S = {"h": 3600, "d": 86400}
+
+
+def age(_context: click.Context, _parameter: click.Parameter, value: str) -> float:
+    """A callback: seconds of `12h`, `30d`."""
+    found = re.fullmatch(r"([1-9][0-9]{0,4})([hd])", value)
+    if not found:
+        raise click.BadParameter(f"{value!r} is not 12h, 30d …")
+    return int(found.group(1)) * _UNITS_S[found.group(2)]
 
 
 def content(value: str) -> str:

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
+from worker.database.dialects import unlimited
 from worker.database.engine import Database
 from worker.database.tables import DIAGRAM_REQUEST, DIAGRAM_RESULT
 
@@ -138,6 +139,30 @@ class Drawings:
             return found
 
         return await self._database.reading(look)
+
+
+def sweep(database: Database, before: datetime) -> tuple[int, int]:
+    """Remove what is older than a moment, but results that younger requests refer to. Blocking.
+
+    Returns:
+        Requests and results that were removed.
+
+    Raises:
+        InputUnavailable: the database does not work now.
+    """
+
+    def remove(connection: Connection) -> tuple[int, int]:
+        unlimited(connection)
+        requests = connection.execute(sa.delete(DIAGRAM_REQUEST).where(DIAGRAM_REQUEST.c.date < before))
+        results = connection.execute(
+            sa.delete(DIAGRAM_RESULT).where(
+                DIAGRAM_RESULT.c.date < before,
+                DIAGRAM_RESULT.c.key.not_in(sa.select(DIAGRAM_REQUEST.c.result)),
+            )
+        )
+        return requests.rowcount, results.rowcount
+
+    return database.write(remove)
 
 
 def _put(connection: Connection, table: sa.Table, row: Json, *, replace: bool) -> None:

@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from worker.database.backup import backup, restore
-from worker.database.drawings import Drawings, Found, Request
+from worker.database.drawings import Drawings, Found, Request, sweep
 from worker.database.engine import Database
 
 ASKED = Request(
@@ -75,3 +76,21 @@ async def test_a_backup_has_them(database_url: str, tmp_path: Path) -> None:
     assert await kept[2].find("k") == await kept[0].find("k") is not None
     for database in databases:
         database.close()
+
+
+async def test_what_is_old_is_swept_unless_a_younger_request_refers_to_it(
+    drawings: Drawings, database_url: str
+) -> None:
+    for key in ("known again", "old"):
+        await drawings.keep(key, Found([], {}))
+    await drawings.log(replace(ASKED, task="t1", result="known again"))
+    await drawings.log(replace(ASKED, task="t2", result="old"))
+    before = datetime.now(UTC)
+    await drawings.log(replace(ASKED, task="t3", result="known again", cached=True))
+    await drawings.keep("new", Found([], {}))
+    with Database(database_url) as database:
+        assert sweep(database, before - timedelta(days=1)) == (0, 0)
+        assert sweep(database, before) == (2, 1)
+        assert sweep(database, before) == (0, 0)
+    assert [row["task"] for row in await drawings.recent("ann", 10)] == ["t3"]
+    assert [bool(await drawings.find(key)) for key in ("known again", "old", "new")] == [True, False, True]
