@@ -1,5 +1,6 @@
 """Diagrams over HTTP: a picture comes in, its steps go out; what was asked, and how often."""
 
+import asyncio
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -194,11 +195,15 @@ async def by_hash(
         if row["result"] and (found := await _remembered(desk.drawings.find(row["result"]))):
             return {
                 "file_hash": row["file_hash"],
-                "description": table.write(formats.process_of(found.steps)),
+                "description": await asyncio.to_thread(_table, found.steps),
                 "steps": found.steps,
                 "requests": [_asked(one) for one in rows],
             }
     raise not_found(f"diagram of the hash {file_hash!r} that was described for you")
+
+
+def _table(steps: list[Json]) -> str:
+    return table.write(formats.process_of(steps))
 
 
 def _split(value: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 import logging
 import time
 from collections.abc import Awaitable
@@ -23,11 +24,13 @@ from worker.documents.document import opened
 from worker.documents.pictures import Picture, read_picture
 from worker.documents.readers import PageFailed
 from worker.documents.svg import is_svg, words_of
-from worker.errors import InputUnavailable, InvalidTask
+from worker.errors import DeadlineExceeded, InputTooLarge, InputUnavailable, InvalidTask
 from worker.tasks.base import Work, task
 from worker.tasks.drawn import question, steps_in
 from worker.tasks.seeing import check_sight
 
+#: Bytes of the steps, their table and their diagrams, as JSON: a result is a message in Redis.
+MOST_RESULT_BYTES = 200 * 1024
 #: Dots an inch at which a page of a PDF is looked at, where it fits.
 _DPI = 150
 #: What is done with a request that nobody waits for any more.
@@ -64,9 +67,9 @@ async def describe(work: Work, arguments: DiagramArguments) -> Json:
     seen = _Seen(arguments.file_name or _name_of(arguments.image))
     try:
         process = seen.process = await _process(work, arguments, seen)
-        diagrams = {one: await asyncio.to_thread(formats.write, process, one) for one in arguments.formats}
+        written = await asyncio.to_thread(_written, process, arguments)
     except asyncio.CancelledError:
-        logging_it = asyncio.create_task(_log(work, arguments, seen, "cancelled", ""))
+        logging_it = asyncio.create_task(_log(work, arguments, seen, *_why_stopped(work)))
         _leaving.add(logging_it)
         logging_it.add_done_callback(_leaving.discard)
         raise
@@ -74,12 +77,36 @@ async def describe(work: Work, arguments: DiagramArguments) -> Json:
         await _log(work, arguments, seen, type(error).__name__, str(error))
         raise
     await _log(work, arguments, seen, "success", "")
-    return {
+    return {**written, "metadata": _metadata(arguments, seen)}
+
+
+def _written(process: Process, arguments: DiagramArguments) -> Json:
+    """The process in every way that is wanted; blocking.
+
+    Raises:
+        InputTooLarge: it does not fit a message.
+    """
+    written: Json = {
         "description": table.write(process, arguments.language),
         "steps": process.as_json(),
-        "diagrams": diagrams,
-        "metadata": _metadata(arguments, seen),
+        "diagrams": {one: formats.write(process, one) for one in arguments.formats},
     }
+    if (size := len(json.dumps(written))) > MOST_RESULT_BYTES:
+        raise InputTooLarge(
+            f"The {len(process.steps):,} steps have {size:,} bytes as they are wanted, "
+            f"the limit of a result is {MOST_RESULT_BYTES:,}.",
+            "Ask for fewer `formats`, or split the diagram; `kc-worker diagram` has no such limit for text.",
+        )
+    return written
+
+
+def _why_stopped(work: Work) -> tuple[str, str]:
+    """Outcome and error of a task that was stopped from outside."""
+    try:
+        work.check_deadline()
+    except DeadlineExceeded as error:
+        return type(error).__name__, str(error)
+    return "cancelled", ""
 
 
 def _name_of(image: Input) -> str:
@@ -93,13 +120,13 @@ async def _process(work: Work, arguments: DiagramArguments, seen: _Seen) -> Proc
     if not data:
         raise InvalidTask("`image` is empty.", "Send a picture, a PDF or a diagram in text.")
     seen.file_hash = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
-    if source := formats.source_of(data, seen.name):
+    if source := await asyncio.to_thread(formats.source_of, data, seen.name):
         seen.file_type = source
         process = await asyncio.to_thread(formats.read, data, seen.name or "`image`", arguments.page)
         seen.result = fingerprint("text", seen.file_hash, source, arguments.page, __version__)
         await _keep(work, seen.result, process)
         return process
-    if formats.is_text(data) and not is_svg(data) and not _is_pdf(data):
+    if not is_svg(data) and not _is_pdf(data) and await asyncio.to_thread(formats.is_text, data):
         formats.read(data, seen.name or "`image`")  # says what it knows instead
     return await _seen_before(work, arguments, seen) or await _look(work, arguments, seen)
 
@@ -121,7 +148,7 @@ async def _seen_before(work: Work, arguments: DiagramArguments, seen: _Seen) -> 
         return None
     seen.cached, seen.file_type = True, seen.file_type or str(meta.get("file_type", ""))
     work.recall(meta)
-    return formats.process_of(steps)
+    return await asyncio.to_thread(formats.process_of, steps)
 
 
 async def _look(work: Work, arguments: DiagramArguments, seen: _Seen) -> Process:

@@ -1,22 +1,27 @@
 """`diagram.describe` against a model that says what is written here."""
 
+import asyncio
 import base64
 import io
 import json
+import threading
+import time
 from dataclasses import replace
 
 import pypdfium2
 import pytest
 from PIL import Image
 
-from worker.diagrams import formats
+from worker.diagrams import formats, table
 from worker.errors import (
     BackendRejected,
     BackendUnavailable,
+    InputTooLarge,
     InputUnavailable,
     InvalidTask,
     OutputInvalid,
 )
+from worker.tasks.diagram import _leaving
 
 STEPS = [
     {"number": 1, "action": "Open", "role": "Clerk", "kind": "task", "next": [{"to": 2, "condition": ""}]},
@@ -248,3 +253,40 @@ async def test_a_database_that_is_away_costs_no_answer(run_task, scripted, tmp_p
         assert len(result["steps"]) == 2
     text = await run_task(backend, "diagram.describe", image=given(b"graph TD\nA-->B"))
     assert len(text["steps"]) == 2
+
+
+async def test_what_does_not_fit_a_message_is_refused(run_task, scripted) -> None:
+    many = given(json.dumps([{"action": "Krok"} for _ in range(400)]).encode())
+    arguments = {"image": many, "file_name": "x.json"}
+    fits = await run_task(scripted([]), "diagram.describe", **arguments, formats=["mermaid"])
+    assert len(json.dumps(fits)) < 256 * 1024
+    with pytest.raises(InputTooLarge, match=r"400 steps have .* the limit of a result is 204,800"):
+        await run_task(scripted([]), "diagram.describe", **arguments, formats=["bpmn"])
+    assert [row["outcome"] for row in await rows(run_task)] == ["InputTooLarge", "success"]
+
+
+@pytest.mark.parametrize(("passes", "outcome"), [(True, "DeadlineExceeded"), (False, "cancelled")])
+async def test_a_deadline_that_passes_is_logged_as_one(run_task, scripted, passes, outcome) -> None:
+    class Stopped(scripted):
+        async def chat(self, request, context, on_chunk=None):
+            if passes:
+                object.__setattr__(context, "deadline", time.monotonic())
+            raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await run_task(Stopped([]), "diagram.describe", image=given(png()), deadline=time.monotonic() + 600)
+    await asyncio.gather(*_leaving)
+    assert [row["outcome"] for row in await rows(run_task)] == [outcome]
+
+
+async def test_nothing_is_written_on_the_event_loop(run_task, scripted, monkeypatch) -> None:
+    threads = []
+
+    def write(*arguments):
+        threads.append(threading.current_thread())
+        return ""
+
+    monkeypatch.setattr(table, "write", write)
+    await run_task(scripted([]), "diagram.describe", image=given(b"graph TD\nA-->B"))
+    assert threads
+    assert threading.current_thread() not in threads
