@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -83,7 +84,16 @@ async def test_what_ocr_read_says_so(run_task: Runner) -> None:
 
 @pytest.mark.parametrize(
     ("pages", "read"),
-    [("2", [2]), ("1-2", [1, 2]), ("3,1", [1, 3]), (" 2 - 3, 3", [2, 3]), ("2-", [2, 3]), ([3, 1], [1, 3])],
+    [
+        ("2", [2]),
+        ("1-2", [1, 2]),
+        ("3,1", [1, 3]),
+        (" 2 - 3, 3", [2, 3]),
+        ("2-", [2, 3]),
+        ([3, 1], [1, 3]),
+        ("1-3,1,2-3", [1, 2, 3]),
+        ("3-1,2", [2]),
+    ],
 )
 def test_pages_are_chosen(pages: Any, read: list[int]) -> None:
     arguments = OcrArguments.parse({"document": {"url": "-"}, "pages": pages})
@@ -115,6 +125,19 @@ async def test_too_many_pages(run_task: Runner) -> None:
     with pytest.raises(InvalidTask, match=r"3 pages are to be read, the limit is 2\. Read some at a time"):
         await run_task(NONE, "document.ocr", document=given(THREE))
     assert (await run_task(NONE, "document.ocr", document=given(THREE), pages="2-3"))["pages_processed"] == 2
+
+
+def test_pages_named_over_and_over_are_counted_once_and_not_listed() -> None:
+    arguments = OcrArguments.parse({"document": {"url": "-"}, "pages": ",".join(["1-"] * 333)})
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidTask, match="1,000,000 pages are to be read"):
+            arguments.chosen(1_000_000, 500)
+        assert tracemalloc.get_traced_memory()[1] < 10**6
+    finally:
+        tracemalloc.stop()
+    with pytest.raises(InvalidTask, match="pages"):
+        OcrArguments.parse({"document": {"url": "-"}, "pages": "1," * 500 + "2"})
 
 
 async def test_what_was_read_once_is_not_read_again(
