@@ -21,8 +21,8 @@ from worker.documents.ocr import Ocr, sample
 from worker.documents.pdf import Pdf
 from worker.documents.reading import layer_page, scanned_page
 from worker.documents.svg import Svg, is_svg
-from worker.documents.wire import PREFIX, Json, receive, send
-from worker.errors import InputUnavailable, TaskError
+from worker.documents.wire import PREFIX, Json, packed, receive, send
+from worker.errors import InputTooLarge, InputUnavailable, TaskError
 
 #: A PDF begins within these bytes (what comes before is somebody's mail header).
 _HEAD_BYTES = 1024
@@ -30,6 +30,8 @@ _HEAD_BYTES = 1024
 _LEFT_S = 7 * 86400
 #: Documents kept open: those of so many tasks take turns without being opened for each page.
 _MOST_OPEN = 8
+#: Bytes of JSON one answer may have: twenty times those of a full page of a newspaper's small print.
+MOST_ANSWER_BYTES = 1024 * 1024
 
 Answer = tuple[Json, bytes]
 
@@ -130,18 +132,34 @@ def main() -> None:
         send(out, *_answer(child, request))
 
 
-def _answer(child: Child, request: Json) -> Answer:
+def _answer(child: Child, request: Json) -> tuple[bytes, bytes]:
+    """An answer as it is sent."""
+    said, data = _said(child, request)
+    head = packed(said)
+    if len(head) <= MOST_ANSWER_BYTES:
+        return head, data
+    error = InputTooLarge(
+        f"It says {len(head):,} bytes of JSON, the limit of a page is {MOST_ANSWER_BYTES:,}.",
+        "Read it with `mode` 'vlm', or leave it out.",
+    )
+    return packed(_failure(error)), b""
+
+
+def _said(child: Child, request: Json) -> Answer:
     try:
         return child.operations[request.pop("op")](**request)
     except TaskError as error:
-        # It ends with its hint.
-        return {"error": type(error).__name__, "message": str(error), "hint": ""}, b""
+        return _failure(error), b""
     except ImportError as error:
         return {"error": "ImportError", "message": f"This worker cannot read scans: {error}."}, b""
     except MemoryError:
         return {"error": "MemoryError", "message": "It takes more memory than a page may."}, b""
     except Exception as error:  # noqa: BLE001 - whatever a library makes of a page is about that page
         return {"error": type(error).__name__, "message": f"{type(error).__name__}: {error}"[:500]}, b""
+
+
+def _failure(error: TaskError) -> Json:
+    return {"error": type(error).__name__, "message": str(error), "hint": ""}  # it ends with its hint
 
 
 def _listen(stream: BinaryIO, requests: queue.SimpleQueue[Json]) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
-from worker.documents.wire import Json, receive, send
+from worker.documents.wire import Json, packed, receive, send
 from worker.errors import InputTooLarge, InputUnavailable, InvalidTask
 
 #: Errors a reader may name; it says nothing else that is raised here.
@@ -165,7 +165,7 @@ class _Reader:
         into: BinaryIO = process.stdin  # type: ignore[assignment]  # typeshed knows IO[bytes]
         out: BinaryIO = process.stdout  # type: ignore[assignment]
         try:
-            send(into, request)
+            send(into, packed(request))
             return receive(out)
         except (OSError, EOFError, ValueError):
             self.kill()

@@ -16,7 +16,7 @@ from worker.contracts.document import OcrArguments, OcrMode
 from worker.contracts.openai import refusal_of
 from worker.delivery.states import Update
 from worker.delivery.truth import WorkerTruth, look
-from worker.errors import InputUnavailable, InvalidTask, LocalError
+from worker.errors import InputTooLarge, InputUnavailable, InvalidTask, LocalError
 from worker.gateway.answers import ApiError, documented, not_found, of_failure, of_task_error
 from worker.gateway.desk import CallerOf, Desk, DeskOf, Reading
 from worker.gateway.forms import Fields, uploaded
@@ -218,7 +218,7 @@ def _leave(reading: Reading, task_id: str, stem: str, said: Json) -> tuple[Writt
     """Write the files, and their copy.
 
     Raises:
-        ApiError: they cannot be written.
+        ApiError: they cannot be written, or are too large.
     """
     try:
         found = contents(said, reading.blobs)
@@ -226,6 +226,8 @@ def _leave(reading: Reading, task_id: str, stem: str, said: Json) -> tuple[Writt
         copied = (
             upload(f"{reading.upload_to.rstrip('/')}/{task_id}", stem, found) if reading.upload_to else None
         )
+    except InputTooLarge as error:
+        raise of_task_error(error) from None
     except (LocalError, InputUnavailable) as error:
         raise ApiError(507, str(error), "storage_full", kind="server_error") from None
     return left, copied

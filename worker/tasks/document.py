@@ -20,6 +20,7 @@ from worker.documents.document import Document, opened
 from worker.documents.ocr import ENGINE
 from worker.documents.pictures import Picture
 from worker.documents.readers import PageFailed
+from worker.documents.wire import packed
 from worker.errors import (
     BackendRejected,
     BackendUnavailable,
@@ -29,6 +30,7 @@ from worker.errors import (
     InvalidTask,
     TaskError,
 )
+from worker.storage.blobs import Blobs
 from worker.tasks.base import Work, task
 from worker.tasks.budget import answer_room
 from worker.tasks.longtext import Steps, at_once, map_calls
@@ -38,6 +40,8 @@ from worker.tasks.whole import ask_whole
 
 #: Markdown with more bytes, or less beside many pages, is kept as a blob: a result is a message in Redis.
 MOST_MARKDOWN_BYTES, _MOST_RESULT_BYTES = 96 * 1024, 192 * 1024
+#: Bytes of JSON of one document: a task holds it twice, and who asked reads it back.
+_MOST_JSON_BYTES = 64 * 1024 * 1024
 #: Times a page is tried whose process ended.
 _TRIES = 3
 #: Pages that OCR is less sure of are shown to the model, where there is one that sees.
@@ -108,12 +112,14 @@ class _Reading:
         arguments: its arguments.
         document: what is read.
         blind: why no model is shown pages that OCR read badly; None: nobody has asked yet.
+        taken_bytes: of JSON of the pages that were read.
     """
 
     work: Work
     arguments: OcrArguments
     document: Document
     blind: bool | None = None
+    taken_bytes: int = 0
 
     async def at_once(self) -> int:
         """Pages side by side: as many as are read at once, or shown to a model."""
@@ -136,15 +142,29 @@ class _Reading:
                 said = await self._read(number, self.arguments.mode, entry)
                 if said["source"] == "ocr" and said["confidence"] < _UNSURE and said["characters"]:
                     said = await self._refined(number, entry, said)
+            whole = await asyncio.to_thread(packed, {"page": number, **said})
+            self._take(len(whole))
         except (BackendUnavailable, DeadlineExceeded):
             raise
         except (TaskError, PageFailed) as error:
             entry |= {"cached": False, "error": _reason(error)}
-            return _Read(entry, json.dumps(entry, ensure_ascii=False).encode(), error=error)
+            return _Read(entry, packed(entry), error=error)
         for name in ("source", "confidence", "characters", "width", "height", "unit"):
             entry[name] = said[name]
-        whole = json.dumps({"page": number, **said}, ensure_ascii=False).encode()
         return _Read(entry, whole, said["markdown"])
+
+    def _take(self, size: int) -> None:
+        """Make room for so many bytes.
+
+        Raises:
+            InputTooLarge: the pages before have left too little.
+        """
+        if self.taken_bytes + size > _MOST_JSON_BYTES:
+            raise InputTooLarge(
+                f"The JSON of all pages has more than {_MOST_JSON_BYTES:,} bytes.",
+                "Read some pages at a time with `pages`.",
+            )
+        self.taken_bytes += size
 
     async def _read(self, number: int, mode: Literal["auto", "text", "ocr"], entry: Json) -> Json:
         """A page as it is read without a model."""
@@ -210,8 +230,7 @@ class _Reading:
         known = json.dumps([__version__, self.document.digest, number, *about], sort_keys=True)
         key = hashlib.sha256(known.encode()).hexdigest()
         blobs = self.work.tools.texts.inputs.blobs
-        if (kept := await asyncio.to_thread(blobs.kept, key)) is not None:
-            found: Json = json.loads(kept)
+        if (found := await asyncio.to_thread(_kept, blobs, key)) is not None:
             return found
         entry["cached"] = False
         for left in reversed(range(_TRIES)):
@@ -224,7 +243,7 @@ class _Reading:
                     raise
         if "warning" not in entry:
             with contextlib.suppress(InputUnavailable):  # the store does not take it: then it is read again
-                await asyncio.to_thread(blobs.keep, key, json.dumps(said, ensure_ascii=False).encode())
+                await asyncio.to_thread(lambda: blobs.keep(key, packed(said)))
         return said
 
 
@@ -241,8 +260,7 @@ async def _result(work: Work, document: Document, pages: list[_Read]) -> Json:
         work.note_model(ENGINE)
     markdown: str | Json = "\n\n".join(page.markdown for page in read if page.markdown)
     blobs = work.tools.texts.inputs.blobs
-    whole = b'{"kind":"%s","pages":[%s]}' % (document.kind.encode(), b",".join(page.whole for page in pages))
-    reference = await asyncio.to_thread(blobs.put, whole)
+    reference = await asyncio.to_thread(_put, blobs, document.kind, pages)
     raw = str(markdown).encode()
     entries = [page.entry for page in pages]
     if len(raw) > min(MOST_MARKDOWN_BYTES, _MOST_RESULT_BYTES - len(json.dumps(entries))):
@@ -253,6 +271,16 @@ async def _result(work: Work, document: Document, pages: list[_Read]) -> Json:
         "pages_processed": len(read),
         "json": {"blob": reference},
     }
+
+
+def _kept(blobs: Blobs, key: str) -> Json | None:
+    kept = blobs.kept(key)
+    return None if kept is None else json.loads(kept)
+
+
+def _put(blobs: Blobs, kind: str, pages: list[_Read]) -> str:
+    """Keep the JSON of a document; its reference."""
+    return blobs.put(b'{"kind":"%s","pages":[%s]}' % (kind.encode(), b",".join(page.whole for page in pages)))
 
 
 def _nothing_read(pages: list[_Read]) -> Exception:

@@ -34,6 +34,7 @@ from worker.tasks import document as task
 from worker.tasks.base import feed
 
 THREE = papers.pdf([papers.said(60, 80, f"Page {number}") for number in (1, 2, 3)])
+THREE_WORDS = papers.said(60, 80, "Three small words")
 NONE = ScriptedBackend([])
 
 
@@ -245,6 +246,21 @@ async def test_the_result_of_many_pages_fits_a_message(run_task: Runner) -> None
     result = await run_task(NONE, "document.ocr", document=given(papers.pdf(pages)))
     assert result["pages_processed"] == 1000
     assert len(json.dumps(result)) < 256 * 1024
+
+
+async def test_a_page_that_says_too_much_fails_alone(run_task: Runner) -> None:
+    loud = b"".join(papers.said(x, y, "a", 1) for x in range(2, 590, 3) for y in range(2, 840, 8))
+    result = await run_task(NONE, "document.ocr", document=given(papers.pdf([THREE_WORDS, loud])))
+    assert result["markdown"] == "Three small words"
+    assert "bytes of JSON, the limit of a page is 1,048,576" in result["pages"][1]["error"]
+
+
+async def test_what_all_pages_say_is_bounded(run_task: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task, "_MOST_JSON_BYTES", 1000)
+    result = await run_task(NONE, "document.ocr", document=given(papers.pdf([THREE_WORDS] * 9)))
+    assert 0 < result["pages_processed"] < 9
+    assert len(run_task.blobs.read(result["json"]["blob"], 10**6)) < 4000
+    assert "Read some pages at a time with `pages`" in result["pages"][-1]["error"]
 
 
 async def test_cancelling_stops_in_the_middle_of_a_page(run_task: Runner) -> None:
