@@ -49,7 +49,7 @@ class Child:
         self._open: OrderedDict[tuple[str, int], Pdf | Pictures] = OrderedDict()
         self.operations: dict[str, Callable[..., Answer]] = {
             "look": self.look, "render": self.render, "layer": self.layer,
-            "scan": self.scan, "warm": self.warm,
+            "scan": self.scan, "words": self.words, "warm": self.warm,
         }  # fmt: skip
 
     def look(self, path: str, name: str, most_pixels: int) -> Answer:
@@ -80,6 +80,11 @@ class Child:
         sheets = self._sheets(path, name, most_pixels)
         scan = self._engine().read(sheets.picture(page, dpi))
         return {"page": scanned_page(scan, dpi if isinstance(sheets, Pdf) else None)}, b""
+
+    def words(self, path: str, name: str, most_pixels: int) -> Answer:
+        """What is written in a drawing; nothing where it is none."""
+        sheets = self._sheets(path, name, most_pixels)
+        return {"words": sheets.words() if isinstance(sheets, Svg) else ""}, b""
 
     def warm(self) -> Answer:
         """Load OCR's models and read a line with them."""

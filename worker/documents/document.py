@@ -67,6 +67,16 @@ class Document:
         said, data = await self._ask("render", page=page, dpi=dpi, longest_side=longest_side)
         return Sheet(data, (said["width"], said["height"]), tuple(said["size"]), said["unit"])
 
+    async def words(self) -> str:
+        """What is written in a drawing, a line each; "" where it is none.
+
+        Raises:
+            PageFailed: it could not be looked at.
+        """
+        said, _ = await self._ask("words")
+        found: str = said["words"]
+        return found
+
     async def read(self, page: int, mode: Literal["auto", "text", "ocr"], dpi: float) -> Json:
         """A page read, as `reading` has it.
 

@@ -2,6 +2,7 @@
 
 import io
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from xml.etree.ElementTree import Element, ParseError, tostring
 
@@ -30,18 +31,15 @@ def is_svg(data: bytes) -> bool:
     return _ROOT.match(data[:4096]) is not None
 
 
-def words_of(data: bytes, name: str) -> str:
-    """What is written in a drawing, a line each; blocking.
-
-    Raises:
-        InputUnavailable: it is broken, or defines entities.
-    """
-    said = [
-        " ".join("".join(element.itertext()).split())
-        for element in _read(data, name).iter()
-        if isinstance(element.tag, str) and element.tag.rpartition("}")[2] in {"text", "foreignObject"}
-    ]
-    return "\n".join(dict.fromkeys(line for line in said if line))[:_MOST_WORDS]
+def _texts(root: Element) -> Iterator[Element]:
+    """Those that say something, without those inside of others, in their order."""
+    waiting = [root]
+    while waiting:
+        element = waiting.pop()
+        if isinstance(element.tag, str) and element.tag.rpartition("}")[2] in {"text", "foreignObject"}:
+            yield element
+        else:
+            waiting += reversed(element)
 
 
 class Svg(Pictures):
@@ -82,6 +80,11 @@ class Svg(Pictures):
         except ValueError as error:
             raise InputUnavailable(f"{self._name} is an SVG that cannot be drawn: {error}.") from None
         return Image.open(io.BytesIO(drawn)).convert("RGB")
+
+    def words(self) -> str:
+        """What is written in it, a line each."""
+        said = (" ".join("".join(element.itertext()).split()) for element in _texts(self._root))
+        return "\n".join(dict.fromkeys(line for line in said if line))[:_MOST_WORDS]
 
     def size(self, page: int) -> tuple[int, int]:
         """Width and height, as it says."""

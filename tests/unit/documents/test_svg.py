@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from worker.documents.child import _opened
-from worker.documents.svg import Svg, words_of
+from worker.documents.document import opened
+from worker.documents.readers import Readers
+from worker.documents.svg import Svg
 from worker.errors import InputTooLarge, InputUnavailable
 
 RED = '<rect width="100%" height="100%" fill="red"/>'
@@ -93,10 +95,23 @@ def test_pictures_inside_are_drawn(tmp_path: Path) -> None:
     assert drawn(tmp_path, image).getpixel((200, 100)) == (0, 0, 255)
 
 
-def test_what_is_written_is_read() -> None:
+async def test_what_is_written_is_read(readers: Readers) -> None:
+    """By a process of its own: what is parsed was drawn by a stranger."""
     data = b"""<svg xmlns="http://www.w3.org/2000/svg"><text>Check <tspan>the</tspan> order</text><g><text>Za\xc5\xbc</text></g>
     <foreignObject><div xmlns="http://www.w3.org/1999/xhtml">Ship</div></foreignObject><style>no</style></svg>"""
-    assert words_of(data, "x") == "Check the order\nZaż\nShip"
+    async with opened(readers, data, "x", 10**6) as document:
+        assert await document.words() == "Check the order\nZaż\nShip"
+
+
+async def test_texts_inside_of_texts_are_said_once(readers: Readers) -> None:
+    inner = "<text>a" * 20_000 + "</text>" * 20_000
+    data = f'<svg xmlns="http://www.w3.org/2000/svg">{inner}<text>b</text></svg>'.encode()
+    async with opened(readers, data, "x", 10**6) as document:
+        words = await document.words()
+    assert words == "a" * 8_000
+    nested = b'<svg xmlns="http://www.w3.org/2000/svg"><text>a <text>b</text></text></svg>'
+    async with opened(readers, nested, "x", 10**6) as document:
+        assert await document.words() == "a b"
 
 
 @pytest.mark.parametrize(
