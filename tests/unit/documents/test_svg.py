@@ -5,6 +5,7 @@ import io
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from PIL import Image
@@ -93,6 +94,22 @@ def test_pictures_inside_are_drawn(tmp_path: Path) -> None:
         f'<image href="data:image/png;base64,{data}" width="200" height="100" preserveAspectRatio="none"/>'
     )
     assert drawn(tmp_path, image).getpixel((200, 100)) == (0, 0, 255)
+
+
+@pytest.mark.parametrize("form", ["base64", "percent"])
+def test_pictures_inside_are_held_to_the_limit_together(tmp_path: Path, form: str) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (1000, 600), "blue").save(buffer, "PNG")
+    data = buffer.getvalue()
+    encoded = f";base64,{base64.b64encode(data).decode()}" if form == "base64" else f",{quote(data)}"
+    link = f"data:image/png{encoded}"
+    images = "".join(
+        f'<image href="{link}" x="{x}" width="100" height="100" preserveAspectRatio="none"/>'
+        for x in (0, 100)
+    )
+    picture = drawn(tmp_path, images)
+    assert picture.getpixel((100, 100)) == (0, 0, 255)
+    assert picture.getpixel((300, 100)) == (255, 255, 255), "the second is over the limit of all"
 
 
 async def test_what_is_written_is_read(readers: Readers) -> None:
