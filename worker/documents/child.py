@@ -91,6 +91,11 @@ class Child:
         scan = self._engine().read(sample())
         return {"read": " ".join(mark.text for mark in scan.marks)}, b""
 
+    def forget(self) -> None:
+        """Close all documents."""
+        while self._open:
+            self._open.popitem()[1].close()
+
     def _engine(self) -> Ocr:
         if self._ocr is None:
             self._ocr = Ocr(self._threads)
@@ -158,6 +163,7 @@ def _said(child: Child, request: Json) -> Answer:
     except ImportError as error:
         return {"error": "ImportError", "message": f"This worker cannot read scans: {error}."}, b""
     except MemoryError:
+        child.forget()
         return {"error": "MemoryError", "message": "It takes more memory than a page may."}, b""
     except Exception as error:  # noqa: BLE001 - whatever a library makes of a page is about that page
         return {"error": type(error).__name__, "message": f"{type(error).__name__}: {error}"[:500]}, b""

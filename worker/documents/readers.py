@@ -77,7 +77,7 @@ class Readers:
         if error := said.get("error"):
             if error in _ERRORS:
                 raise _ERRORS[error](said["message"], said["hint"])
-            raise PageFailed(said["message"], again=False)
+            raise PageFailed(said["message"], again=error == "MemoryError")
         return said, data
 
     @property

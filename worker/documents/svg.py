@@ -94,9 +94,6 @@ class Svg(Pictures):
         width, height = _size(self._root)
         return round(width), round(height)
 
-    def close(self) -> None:
-        """Nothing is open."""
-
 
 def _read(data: bytes, name: str) -> Element:
     try:

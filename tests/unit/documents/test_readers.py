@@ -87,8 +87,9 @@ async def test_a_page_that_wants_too_much_memory_fails_alone() -> None:
     tight = Readers(1, 1, 600 * 2**20)
     try:
         async with opened(tight, PAGES, "`document`", 10**9) as document:
-            with pytest.raises(PageFailed):
+            with pytest.raises(PageFailed) as caught:
                 await document.picture(1, 2000, 30_000)
+            assert caught.value.again, "less may be open next time"
             assert (await document.read(1, "text", 200))["markdown"] == "Page 1"
     finally:
         tight.close()
@@ -190,6 +191,17 @@ async def test_what_cannot_be_opened_is_said_in_words(readers: Readers, name: st
         async with opened(readers, data, "`document`", 50_000_000):
             pytest.fail("it was opened")
     assert str(caught.value).startswith("`document` is ")
+
+
+async def test_pictures_that_were_looked_at_are_forgotten(own: Readers) -> None:
+    picture = papers.saved("TIFF", *[Image.new("RGB", (5000, 4000), colour) for colour in ("red", "blue")])
+    rss = []
+    for _ in range(6):
+        async with opened(own, picture, "`document`", 50_000_000) as document:
+            sheet = await document.picture(2, 72, 100)
+            assert (sheet.size, sheet.unit) == ((5000, 4000), "px")
+        rss.append(psutil.Process(own.pids[0]).memory_info().rss)
+    assert max(rss) < rss[0] + 40 * 2**20, "one picture has 60 MB"
 
 
 async def test_pictures_and_pages_of_20000_pixels_are_refused(readers: Readers) -> None:
