@@ -22,6 +22,8 @@ _ERRORS = {error.__name__: error for error in (InvalidTask, InputTooLarge, Input
 _ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "LD_LIBRARY_PATH", "SYSTEMROOT")
 #: What takes seconds.
 _SLOW = {"scan", "warm"}
+#: Processes for what takes no time: one page that takes long does not hold up all others.
+_QUICK = 2
 #: Requests after which a reader is replaced: what libraries leak is bounded.
 _MOST_REQUESTS = 1000
 
@@ -42,7 +44,7 @@ class PageFailed(Exception):
 class Readers:
     """Some processes, started when they are needed; use them on one event loop.
 
-    One opens files, takes what is written in them and makes pictures of pages: that takes no time. Others do
+    Two open files, take what is written in them and make pictures of pages: that takes no time. Others do
     OCR, which takes seconds, so that no document that needs none waits for one that does.
 
     Args:
@@ -55,7 +57,7 @@ class Readers:
     def __init__(self, processes: int, threads: int, most_memory_bytes: int, most_pages: int = 500) -> None:
         self.processes, self.most_pages = processes, most_pages
         arguments = (str(threads), str(most_memory_bytes))
-        self.pools = self._quick, self._slow = _Pool(1, arguments), _Pool(processes, arguments)
+        self.pools = self._quick, self._slow = _Pool(_QUICK, arguments), _Pool(processes, arguments)
 
     async def ask(self, op: str, timeout_s: float, arguments: Mapping[str, object]) -> tuple[Json, bytes]:
         """Have one of them do something; whoever is cancelled meanwhile has it killed.
@@ -119,7 +121,7 @@ class _Pool:
                     )
             except TimeoutError:
                 reader.kill()
-                raise PageFailed(f"It was not done within {timeout_s:g} s.", again=True) from None
+                raise PageFailed(f"It was not done within {timeout_s:g} s.", again=False) from None
             except BaseException:
                 reader.kill()
                 raise

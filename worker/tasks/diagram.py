@@ -150,7 +150,8 @@ async def _picture(work: Work, arguments: DiagramArguments, data: bytes) -> tupl
             raise InvalidTask("`page`: a picture has one page.", "Leave it out.")
         return await asyncio.to_thread(read_picture, data, "`image`", look), ""
     try:
-        async with opened(work.tools.readers, data, "`image`", look.most_pixels) as document:
+        deadline = work.call.deadline
+        async with opened(work.tools.readers, data, "`image`", look.most_pixels, deadline) as document:
             if page > document.count:
                 raise InvalidTask(f"`page`: there is no page {page}; `image` has {document.count}.")
             words = await document.words() if drawn else ""

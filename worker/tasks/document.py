@@ -59,7 +59,8 @@ async def ocr(work: Work, arguments: OcrArguments) -> Json:
     """The Markdown, what became of each page, and all of it with boxes as a blob; see `OcrResult`."""
     data = await _bytes(work, arguments)
     try:
-        async with opened(work.tools.readers, data, "`document`", work.tools.look.most_pixels) as document:
+        look, deadline = work.tools.look, work.call.deadline
+        async with opened(work.tools.readers, data, "`document`", look.most_pixels, deadline) as document:
             del data  # it lies on disk now
             chosen = arguments.chosen(document.count, work.tools.readers.most_pages)
             if arguments.mode == "text" and document.kind == "picture":

@@ -8,6 +8,7 @@ import sys
 import textwrap
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -18,7 +19,7 @@ from tests import papers
 from worker.documents.document import opened, warm_up
 from worker.documents.ocr import SAMPLE, models
 from worker.documents.readers import PageFailed, Readers
-from worker.errors import InputTooLarge, InputUnavailable
+from worker.errors import DeadlineExceeded, InputTooLarge, InputUnavailable
 
 PAGES = papers.pdf([papers.said(60, 80, f"Page {number}") for number in range(1, 4)])
 
@@ -77,9 +78,36 @@ async def test_what_needs_no_ocr_does_not_wait_for_what_does(own: Readers) -> No
 
 async def test_a_page_that_takes_too_long_is_given_up(own: Readers) -> None:
     async with opened(own, papers.scanned(PAGES), "`document`", 50_000_000) as document:
-        with pytest.raises(PageFailed, match=r"within 0\.05 s"):
+        with pytest.raises(PageFailed, match=r"within 0\.05 s") as caught:
             await own.ask("scan", 0.05, {**_file(document), "page": 1, "dpi": 200})
+        assert not caught.value.again, "it would take as long again"
         assert len(own.pids) == 1
+
+
+async def test_a_page_that_takes_long_holds_up_nobody(own: Readers) -> None:
+    async with opened(own, PAGES, "`document`", 50_000_000) as document:
+        (slow,) = own.pids
+        os.kill(slow, signal.SIGSTOP)
+        reading = asyncio.create_task(document.read(1, "text", 200))
+        await asyncio.sleep(0)
+        assert (await document.read(2, "text", 200))["markdown"] == "Page 2"
+        assert not reading.done()
+        os.kill(slow, signal.SIGCONT)
+        assert (await reading)["markdown"] == "Page 1"
+
+
+async def test_nobody_waits_longer_than_the_deadline(own: Readers) -> None:
+    """For a page, and for the turn of one."""
+    async with opened(own, papers.scanned(PAGES), "`document`", 50_000_000) as document:
+        first = asyncio.create_task(document.read(1, "ocr", 200))
+        await asyncio.to_thread(_wait_until, lambda: len(own.pids) == 2)
+        slow = own.pools[1].pids[0]
+        os.kill(slow, signal.SIGSTOP)
+        with pytest.raises(DeadlineExceeded, match=r"options\.deadline_s passed while a page was read"):
+            await replace(document, deadline=time.monotonic() + 0.1).read(2, "ocr", 200)
+        assert not first.done()
+        os.kill(slow, signal.SIGCONT)
+        assert (await first)["lines"]
 
 
 async def test_a_page_that_wants_too_much_memory_fails_alone() -> None:
