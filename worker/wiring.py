@@ -1,6 +1,7 @@
 """The one place where settings become objects."""
 
 import asyncio
+import atexit
 import math
 import os
 from collections.abc import Sequence
@@ -67,11 +68,13 @@ def build_database(chosen: Settings) -> "Database":
 
 
 def build_readers(chosen: Settings) -> Readers:
-    """The processes that read pages; for one event loop."""
+    """The processes that read pages, ended with this one; for one event loop."""
     cpus, wanted = os.cpu_count() or 1, chosen.documents.ocr_processes
     processes = min(_MOST_READERS, max(1, cpus // _CPUS_A_READER)) if wanted == "auto" else wanted
     threads = min(_CPUS_A_READER, max(1, cpus // processes))
-    return Readers(processes, threads, _READER_BYTES, chosen.documents.max_document_pages)
+    readers = Readers(processes, threads, _READER_BYTES, chosen.documents.max_document_pages)
+    atexit.register(readers.close)
+    return readers
 
 
 def build_tools(chosen: Settings) -> "Tools":

@@ -7,6 +7,7 @@ import contextlib
 import os
 import queue
 import resource
+import signal
 import sys
 import tempfile
 import threading
@@ -30,6 +31,8 @@ _HEAD_BYTES = 1024
 _LEFT_S = 7 * 86400
 #: Documents kept open: those of so many tasks take turns without being opened for each page.
 _MOST_OPEN = 8
+#: Seconds after its limit in which who asked ends it.
+_GRACE_S = 1.0
 #: Bytes of JSON one answer may have: twenty times those of a full page of a newspaper's small print.
 MOST_ANSWER_BYTES = 1024 * 1024
 
@@ -137,9 +140,12 @@ def main() -> None:
     requests: queue.SimpleQueue[Json] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(sys.stdin.buffer, requests), daemon=True).start()
     child = Child(threads)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends it also where a library never comes back
     while True:
         request = requests.get()
+        signal.setitimer(signal.ITIMER_REAL, request.pop("limit_s") + _GRACE_S)
         send(out, *_answer(child, request))
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _answer(child: Child, request: Json) -> tuple[bytes, bytes]:

@@ -9,12 +9,12 @@ import time
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import BinaryIO, Literal, TypeVar
 
 from worker.documents.ocr import ENGINE, SAMPLE
 from worker.documents.readers import PageFailed, Readers
 from worker.documents.wire import PREFIX, Json
-from worker.errors import DeadlineExceeded
+from worker.errors import DeadlineExceeded, InputUnavailable
 
 #: Seconds a reader has to open a file, or for a page that it need not read by OCR, its start included; for a
 #: page that it does; and to load its models.
@@ -126,13 +126,15 @@ async def opened(
         deadline: `time.monotonic()` after which nobody waits for it any more.
 
     Raises:
+        InputUnavailable: retryable where there is no room to keep it while it is read.
         DeadlineExceeded: that has passed, also while a page is read.
         InputTooLarge, InputUnavailable: it is no document, broken, encrypted, empty, or has too many pixels.
         PageFailed: whoever opens it dies of it.
     """
-    path, digest = await asyncio.to_thread(_kept, data)
-    del data
+    handle, path = _made(name)
     try:
+        digest = await asyncio.to_thread(_keep, os.fdopen(handle, "wb"), data, name)
+        del data
         looking = readers.ask("look", QUICK_TIMEOUT_S, _file(path, name, most_pixels))
         said, _ = await _until(deadline, looking)
         yield Document(readers, path, digest, name, most_pixels, said["pages"], said["kind"], deadline)
@@ -170,9 +172,28 @@ def _file(path: Path, name: str, most_pixels: int) -> Json:
     return {"path": str(path), "name": name, "most_pixels": most_pixels}
 
 
-def _kept(data: bytes) -> tuple[Path, str]:
-    """A file with these bytes, and their sha256."""
-    handle, path = tempfile.mkstemp(prefix=PREFIX)
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
-    return Path(path), hashlib.sha256(data).hexdigest()
+def _made(name: str) -> tuple[int, Path]:
+    """An empty file, open for writing."""
+    try:
+        handle, path = tempfile.mkstemp(prefix=PREFIX)
+    except OSError as error:
+        raise _no_room(name, error) from None
+    return handle, Path(path)
+
+
+def _keep(file: BinaryIO, data: bytes, name: str) -> str:
+    """Write a file; the sha256 of what is in it."""
+    try:
+        with file:
+            file.write(data)
+    except OSError as error:
+        raise _no_room(name, error) from None
+    return hashlib.sha256(data).hexdigest()
+
+
+def _no_room(name: str, error: OSError) -> InputUnavailable:
+    return InputUnavailable(
+        f"{name} cannot be kept in {tempfile.gettempdir()} while it is read: {error.strerror}.",
+        "Make room there, or set TMPDIR on the worker.",
+        retryable=True,
+    )

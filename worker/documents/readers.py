@@ -75,7 +75,7 @@ class Readers:
             PageFailed: it took too long, or its process ended.
         """
         pool = self._slow if op in _SLOW else self._quick
-        said, data = await pool.ask({"op": op, **arguments}, timeout_s)
+        said, data = await pool.ask({"op": op, "limit_s": timeout_s, **arguments}, timeout_s)
         if error := said.get("error"):
             if error in _ERRORS:
                 raise _ERRORS[error](said["message"], said["hint"])

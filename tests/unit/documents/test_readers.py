@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -16,9 +17,10 @@ import pytest
 from PIL import Image
 
 from tests import papers
+from worker.documents.child import _GRACE_S
 from worker.documents.document import opened, warm_up
 from worker.documents.ocr import SAMPLE, models
-from worker.documents.readers import PageFailed, Readers
+from worker.documents.readers import PageFailed, Readers, _Reader
 from worker.errors import DeadlineExceeded, InputTooLarge, InputUnavailable
 
 PAGES = papers.pdf([papers.said(60, 80, f"Page {number}") for number in range(1, 4)])
@@ -82,6 +84,46 @@ async def test_a_page_that_takes_too_long_is_given_up(own: Readers) -> None:
             await own.ask("scan", 0.05, {**_file(document), "page": 1, "dpi": 200})
         assert not caught.value.again, "it would take as long again"
         assert len(own.pids) == 1
+
+
+def test_a_reader_ends_itself_where_a_library_does_not_come_back() -> None:
+    """The timer's signal ends it in C code too, where no thread of Python gets a turn."""
+    reader = _Reader(("1", str(4 * 2**30)))
+    with pytest.raises(PageFailed, match="was ended by SIGALRM"):
+        reader.ask({"op": "warm", "limit_s": 0.05 - _GRACE_S})
+    assert not reader.is_alive
+
+
+async def test_who_is_cancelled_while_a_document_is_written_leaves_no_file(
+    own: Readers, tmp_path: Path
+) -> None:
+    async def read() -> None:
+        async with opened(own, bytes(64 * 2**20), "`document`", 50_000_000):
+            pytest.fail("it was opened")
+
+    reading = asyncio.create_task(read())
+    await asyncio.to_thread(_wait_until, lambda: list(tmp_path.glob("kc-document-*")))
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+
+
+@pytest.mark.parametrize("where", ["full", "missing"])
+async def test_a_full_disk_is_a_reason_to_try_again(
+    own: Readers, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if where == "full":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, limits[1]))
+    else:
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    try:
+        with pytest.raises(InputUnavailable, match=r"`document` cannot be kept in .* set TMPDIR") as caught:
+            async with opened(own, bytes(2**21), "`document`", 50_000_000):
+                pytest.fail("it was opened")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.retryable
 
 
 async def test_a_page_that_takes_long_holds_up_nobody(own: Readers) -> None:
