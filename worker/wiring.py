@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 LOOK_AHEAD, SPARE_TASKS = 1.5, 4
 #: Tasks a process holds while no server is ready.
 PARKED = 16
-#: CPUs for each process that reads pages, the most of those, bytes of addresses each may use, and of memory it
-#: takes once it has read a scanned page.
+#: CPUs for each process that reads pages, the most of those, bytes of addresses each may use, and of memory
+#: it takes once it has read a scanned page.
 _CPUS_A_READER, _MOST_READERS, _READER_BYTES, _READER_MEMORY_BYTES = 4, 4, 4 * 2**30, 900 * 10**6
 
 
