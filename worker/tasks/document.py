@@ -211,7 +211,10 @@ class _Reading:
             self.blind = isinstance(error, BackendRejected)
             entry["warning"] = f"The model did not read it better: {_reason(error)}"
             return said
-        return {**refined, "blocks": said["blocks"], "lines": said["lines"]} if refined["markdown"] else said
+        if not refined["markdown"] or "warning" in entry:
+            return said
+        boxes = {name: said[name] for name in ("width", "height", "unit", "turned", "blocks", "lines")}
+        return {**refined, **boxes}
 
     async def _sees(self) -> bool:
         """Whether a model server is ready now that does not say that it cannot see."""

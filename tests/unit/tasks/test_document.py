@@ -359,6 +359,7 @@ async def test_a_page_that_ocr_reads_badly_is_shown_to_the_model(run_task: Runne
     ("eyes", "warning"),
     [
         (Seeing([("la la", "repetition")] * 2), "repeats itself"),
+        (Seeing([("# Cut", "length")]), "was cut off after"),
         (Seeing([BackendRejected("No pictures.")], vision=None), "No pictures."),
         (Seeing([BackendUnavailable("It is down.")]), "It is down."),
         (Seeing([], vision=False), None),
@@ -373,6 +374,22 @@ async def test_what_ocr_read_stays_where_the_model_does_no_better(
     assert result["pages"][0]["source"] == "ocr"
     assert (warning or "") in result["pages"][0].get("warning", "")
     assert ("warning" in result["pages"][0]) == bool(warning)
+
+
+@pytest.mark.usefixtures("unsure")
+async def test_boxes_of_a_turned_page_fit_its_size(run_task: Runner) -> None:
+    lying = papers.saved(
+        "PNG",
+        papers.looked_at(papers.pdf([papers.lines(60, 80, papers.PROSE * 3)]), 100)[0].rotate(
+            90, expand=True
+        ),
+    )
+    result = await run_task(Seeing(["# Better"], vision=None), "document.ocr", document=given(lying))
+    page = (await whole(run_task, result))["pages"][0]
+    assert (page["source"], page["turned"]) == ("vlm", 90)
+    assert page["width"] < page["height"], "as it was turned"
+    assert (result["pages"][0]["width"], result["pages"][0]["height"]) == (page["width"], page["height"])
+    assert all(line["box"][3] <= page["height"] for line in page["lines"])
 
 
 async def test_a_page_that_ocr_reads_well_is_not_shown(run_task: Runner) -> None:
