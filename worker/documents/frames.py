@@ -60,7 +60,7 @@ class Pictures:
                 self._check(file, page)
                 upright = _quietly(lambda: ImageOps.exif_transpose(file))
             if upright.mode.startswith("I"):  # scanners' 16 bits of gray, of which Pillow keeps the lower 8
-                upright = upright.point(lambda value: value * (1 / 256)).convert("L")
+                upright = upright.convert("I").point(lambda value: value * (1 / 256)).convert("L")
             if "A" in upright.getbands() or "transparency" in upright.info:
                 flat = Image.new("RGBA", upright.size, "white")
                 upright = Image.alpha_composite(flat, upright.convert("RGBA"))

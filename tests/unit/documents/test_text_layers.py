@@ -184,24 +184,68 @@ async def test_an_empty_page_is_empty(read) -> None:
     assert (page["source"], page["markdown"], page["characters"]) == ("text", "", 0)
 
 
-def _with_picture(picture: Image.Image, content: bytes) -> bytes:
+@pytest.mark.parametrize("form", [False, True])
+async def test_a_scan_with_a_long_stamp_is_a_scan(read, form: bool) -> None:
+    """Also where the picture lies in a form that is scaled up to the page."""
+    picture = papers.looked_at(papers.pdf([papers.said(60, 100, "What can be seen", 24)]), 100)[0]
+    stamp = papers.lines(
+        60, 700, ["Certified copy of the original as it was filed with the court on"] * 2, size=8
+    )
+    page = await read(_with_picture(picture, stamp, form=form))
+    assert page["source"] == "ocr"
+    assert "What can be seen" in page["markdown"]
+
+
+async def test_a_page_of_text_on_a_picture_is_taken_at_its_word(read) -> None:
+    text = papers.lines(60, 80, papers.PROSE * 4)
+    assert (await read(_with_picture(Image.new("RGB", (60, 80), "white"), text)))["source"] == "text"
+
+
+async def test_lines_inside_of_forms_are_where_they_are_seen(read) -> None:
+    half = b"q 0.5 0 0 0.5 0 %d cm /F Do Q\n" % (papers.HEIGHT // 2)
+    font = b"/Font << /F1 5 0 R >>"
+    document = papers.raw_pdf(
+        [
+            b"<< /Type /Catalog /Pages 2 0 R >>",
+            b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+            b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 842] /Contents 4 0 R /Resources %s >>"
+            % b"<< /XObject << /F 6 0 R >> >>",
+            papers.stream("", half),
+            b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+            papers.stream(
+                f"/Type /XObject /Subtype /Form /BBox [0 0 595 842] /Resources << {font.decode()} >>",
+                papers.table(60, 110, ruled=True),
+            ),
+        ]
+    )
+    page = await read(document)
+    assert cells(page["markdown"]) == [list(row) for row in papers.TABLE]
+
+
+def _with_picture(picture: Image.Image, content: bytes, *, form: bool = False) -> bytes:
     """A page that a picture covers, and text on it."""
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG")
     data = buffer.getvalue()
-    drawn = b"q %d 0 0 %d 0 0 cm /I1 Do Q\n" % (papers.WIDTH, papers.HEIGHT) + content
+    drawn = (
+        b"q %d 0 0 %d 0 0 cm /%s Do Q\n" % (papers.WIDTH, papers.HEIGHT, b"F" if form else b"I1") + content
+    )
     return papers.raw_pdf(
         [
             b"<< /Type /Catalog /Pages 2 0 R >>",
             b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
             b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 %d %d] /Resources << /Font << /F1 5 0 R >> "
-            b"/XObject << /I1 6 0 R >> >> /Contents 4 0 R >>" % (papers.WIDTH, papers.HEIGHT),
+            b"/XObject << /I1 6 0 R /F 7 0 R >> >> /Contents 4 0 R >>" % (papers.WIDTH, papers.HEIGHT),
             papers.stream("", drawn),
             b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
             papers.stream(
                 f"/Type /XObject /Subtype /Image /Width {picture.width} /Height {picture.height} "
                 "/ColorSpace /DeviceRGB /BitsPerComponent 8 /Filter /DCTDecode",
                 data,
+            ),
+            papers.stream(
+                "/Type /XObject /Subtype /Form /BBox [0 0 1 1] /Resources << /XObject << /I1 6 0 R >> >>",
+                b"/I1 Do",
             ),
         ]
     )
