@@ -284,6 +284,62 @@ def test_items_that_are_none_are_named_and_the_others_done(
     assert kc_worker("posters", "odd.json", "--out", "out", "--json", **served).returncode == 1
 
 
+def test_all_are_done_once_more_and_going_on_does_none_of_them_twice(
+    kc_worker: KcWorker, served: dict[str, str], scripted: LocalScripted, pictures: Pictures, tmp_path: Path
+) -> None:
+    items = [{"id": f"p{number}", "imageUrl": f"{pictures.url}/good-{number % 31}"} for number in range(60)]
+    (tmp_path / "many.json").write_text(json.dumps({"items": items}))
+    command = ["posters", "many.json", "--out", "out"]
+    assert kc_worker(*command, **served).returncode == 0
+    before = answered(scripted)
+    process = subprocess.Popen(
+        [*KC_WORKER, *command, "--overwrite"],
+        cwd=tmp_path, env=clean_environment(**served), stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while answered(scripted) < before + 10:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert "Type it again without --overwrite to go on." in said
+    ran = kc_worker(*command, "--json", **served)
+    assert ran.returncode == 0, ran.stderr
+    assert 10 <= json.loads(ran.stdout)["before"] < 60
+    assert answered(scripted) - before <= 60 + 4
+
+
+def test_what_a_crash_left_in_the_errors_is_no_trouble(
+    kc_worker: KcWorker, served: dict[str, str], pictures: Pictures, tmp_path: Path
+) -> None:
+    items = [
+        {"id": "good", "imageUrl": f"{pictures.url}/good-1"},
+        {"id": "a\u2028ż", "imageUrl": f"{pictures.url}/no"},
+    ]
+    (tmp_path / "list.json").write_text(json.dumps({"items": items}))
+    command = ["posters", "list.json", "--out", "out", "--json"]
+    assert kc_worker(*command, **served).returncode == 1
+    with (tmp_path / "out" / "errors.jsonl").open("ab") as file:
+        file.write(b'1\n{"id": "good", "message": "za\xc5')  # in the middle of a letter
+    said = json.loads(kc_worker(*command, **served).stdout)
+    assert (said["completed"], said["failed"], said["before"]) == (1, 1, 2)
+    assert len((tmp_path / "out" / "errors.jsonl").read_bytes().splitlines()) == 2
+
+
+def test_items_that_no_file_can_hold_are_named(
+    kc_worker: KcWorker, served: dict[str, str], pictures: Pictures, tmp_path: Path
+) -> None:
+    good = {"id": "good", "imageUrl": f"{pictures.url}/good-1", "pageUrl": "http://[bad"}
+    items = [good, {"id": "address", "imageUrl": "http://[bad/x.jpg"},
+             {"id": "half", "imageUrl": "x.png", "note": "\ud800"}]  # fmt: skip
+    (tmp_path / "list.json").write_text(json.dumps({"items": items}))
+    ran = kc_worker("posters", "list.json", "--out", "out", "--turtle", "out.ttl", **served)
+    assert ran.returncode == 1
+    assert "address: `imageUrl` is no address" in ran.stderr
+    assert "half: The item contains a lone surrogate" in ran.stderr
+    assert Graph().parse(tmp_path / "out.ttl").value(None, SDO.identifier, Literal("good"))
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

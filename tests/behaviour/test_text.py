@@ -32,9 +32,9 @@ def test_a_text_of_several_contexts_is_summarised_and_its_progress_is_seen(tasks
     seen: list[dict[str, Any]] = []
 
     def watch() -> bool:
-        state, info = result.state, result.info
-        if state == "PROGRESS" and info not in seen:
-            seen.append(info)
+        told = result.backend.get_task_meta(result.id)  # both at once: it may end in between
+        if told["status"] == "PROGRESS" and told["result"] not in seen:
+            seen.append(told["result"])
         return result.ready()
 
     until(watch, "the summary", WAIT_S)

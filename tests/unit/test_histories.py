@@ -72,6 +72,7 @@ def test_an_export_is_read_as_it_was(said: list[tuple[str, str]], system: str) -
         ('[{"content": "x"}]', "Entry 1: `role` is None"),
         ('[{"role": "user"}]', "Entry 1: `content` is NoneType, not text"),
         ('[{"role": "user", "content": "x\\u0000"}]', "Entry 1: `content` contains a NUL byte"),
+        ('[{"role": "user", "content": "x\\ud83d"}]', "Entry 1: `content` contains a lone surrogate"),
         ('[{"role": "user", "content": "x", "date": "yesterday"}]', "Entry 1: `date` is 'yesterday'"),
         ('[{"role": "user", "content": "x", "date": 1e30}]', "Entry 1: `date` is 1e+30"),
         (

@@ -151,7 +151,7 @@ class Answers:
 
     def __init__(self, batch: str, output: Path, errors: Path) -> None:
         self._batch, self._paths = batch, {True: output, False: errors}
-        self._files: dict[bool, _Appended] = {}
+        self._files: dict[bool, Appended] = {}
         self._open = contextlib.ExitStack()
         self._done = Done()
         self.completed = self.failed = 0
@@ -160,7 +160,7 @@ class Answers:
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as opened:
             for good, path in self._paths.items():
-                self._files[good] = file = opened.enter_context(_Appended(path))
+                self._files[good] = file = opened.enter_context(Appended(path))
                 for raw in file.recover():
                     if not self._adopt(raw, good):
                         break
@@ -224,7 +224,7 @@ class Answers:
 
 
 @dataclass(slots=True)
-class _Appended:
+class Appended:
     """A file that only grows, by whole lines."""
 
     path: Path
@@ -252,7 +252,17 @@ class _Appended:
         self._file.truncate(self._whole)
         os.fsync(self._file.fileno())
 
+    def clear(self) -> None:
+        """Take everything away."""
+        self._whole = 0
+        self.cut()
+
     def append(self, data: bytes) -> None:
+        """Add whole lines; they are on the disk when it returns.
+
+        Raises:
+            OSError: they are not, none of them.
+        """
         try:
             self._file.seek(self._whole)
             view = memoryview(data)

@@ -125,6 +125,14 @@ class Run:
         await self._feed.settle(list(self._under_way))
         self._under_way.clear()
 
+    async def forsake(self) -> None:
+        """Cancel what an earlier run may have left under way, and whose answers nobody wants any more."""
+        lines = self._undone()
+        while some := await whole(_next, lines):
+            ids = [self._task_id(line) for line in some if isinstance(line, Line)]
+            await self._feed.cancel(ids)
+            await self._feed.settle(ids)
+
     async def _look(self) -> None:
         """How much may be under way; and what Redis has lost, if it was away, is sent again."""
         demand = await self._feed.demand()

@@ -70,6 +70,9 @@ def _address(value: object) -> "URIRef | None":
     """An address as an IRI, what may not be in one escaped; None where it is no address on the web."""
     from rdflib import URIRef
 
-    if not isinstance(value, str) or urlsplit(value).scheme not in {"http", "https"}:
+    try:
+        if not isinstance(value, str) or urlsplit(value).scheme not in {"http", "https"}:
+            return None
+    except ValueError:
         return None
     return URIRef(quote(value, safe=":/?#[]@!$&'()*+,;=%-._~"))

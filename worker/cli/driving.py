@@ -52,7 +52,13 @@ class Job:
     in_flight: int | None
 
 
-async def drive(chosen: "Settings", job: Job, answers: "Sink", on_stop: Callable[[], object]) -> bool:
+async def drive(
+    chosen: "Settings",
+    job: Job,
+    answers: "Sink",
+    on_stop: Callable[[], object],
+    former: Job | None = None,
+) -> bool:
     """Do it; whether all is done, or Ctrl-C or SIGTERM stopped it.
 
     Args:
@@ -60,6 +66,7 @@ async def drive(chosen: "Settings", job: Job, answers: "Sink", on_stop: Callable
         job: what to do.
         answers: where the answers go.
         on_stop: called before what is under way is cancelled: the next attempt sends it anew.
+        former: its tasks, which nobody wants any more, are cancelled first; None: there is none.
 
     Raises:
         LocalError: Redis is not there.
@@ -78,8 +85,14 @@ async def drive(chosen: "Settings", job: Job, answers: "Sink", on_stop: Callable
     async with chosen.redis.address.connect(8) as client:
         if reason := await chosen.redis.address.ping(5):
             raise LocalError(f"{reason}. Start one with `kc-worker up`, or correct REDIS_URL.")
-        feed = Feed(client, job.batch.hex, _OWNER, chosen.redis.result_ttl_s, job.queue)
-        running = Run(job.batch, job.source, answers, feed, attempt=job.attempt, in_flight=in_flight)
+
+        def run(one: Job) -> Run:
+            feed = Feed(client, one.batch.hex, _OWNER, chosen.redis.result_ttl_s, one.queue)
+            return Run(one.batch, one.source, answers, feed, attempt=one.attempt, in_flight=in_flight)
+
+        if former is not None:
+            await run(former).forsake()
+        running = run(job)
         with BatchProgress(job.lines, job.unit, answers, running) as progress:
             watching = asyncio.create_task(_say_if_nobody_works(client, progress))
             whole = await _step(running, progress, stopping)

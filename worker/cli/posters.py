@@ -4,13 +4,15 @@ import asyncio
 import json
 import time
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
-    from worker.batch.posters import PosterFolder, Posters
+    from worker.batch.poster_folder import PosterFolder
+    from worker.batch.posters import Posters
 
 #: Failures that are shown; the others are in the file.
 _MOST_SHOWN = 20
@@ -56,7 +58,8 @@ def posters(
     Typed again it goes on where it stopped: what has a file is left alone, what failed is in errors.jsonl.
     Exit status 1: some failed; 130: stopped.
     """  # noqa: D301  # click wants the character
-    from worker.batch.posters import PosterFolder, Posters
+    from worker.batch.poster_folder import Note, PosterFolder
+    from worker.batch.posters import Posters
     from worker.cli.driving import Job, drive
     from worker.settings import settings
 
@@ -64,23 +67,24 @@ def posters(
     found = Posters.read(input_path, language)
     with PosterFolder(out, found, again=retry_failed, overwrite=overwrite) as folder:
         before = folder.count
-        job = Job(
-            uuid.UUID(folder.note.batch),
-            folder.note.attempt,
-            found,
-            len(found.items),
-            "posters",
-            queue,
-            in_flight,
-        )
-        whole = asyncio.run(drive(chosen, job, folder, folder.stopped))
-        described = [folder.path(number) for number in range(1, len(found.items) + 1)]
-        described = list(dict.fromkeys(path for path in described if path.exists()))
+
+        def job(note: Note) -> Job:
+            source = replace(found, again=note.again)
+            return Job(
+                uuid.UUID(note.batch), note.attempt, source, len(found.items), "posters", queue, in_flight
+            )
+
+        former = job(folder.former) if folder.former else None
+        whole = asyncio.run(drive(chosen, job(folder.note), folder, folder.stopped, former))
+        described = folder.found()
     if turtle is not None:
         from worker.batch.turtle import write_turtle
 
         write_turtle(described, turtle)
     _summarise(folder, found, out, before, time.monotonic() - began, whole=whole, as_json=as_json)
+    if not whole:
+        again = "Type it again without --overwrite" if overwrite else "Type it again"
+        click.echo(f"Stopped. {again} to go on.", err=True)
     return 130 if not whole else 1 if folder.failed else 0
 
 
@@ -94,7 +98,7 @@ def _summarise(
     whole: bool,
     as_json: bool,
 ) -> None:
-    from worker.batch.posters import ERRORS
+    from worker.batch.poster_folder import ERRORS
     from worker.cli.render import duration
 
     usage, total = folder.usage, len(found.items)
@@ -115,5 +119,3 @@ def _summarise(
     earlier = f", {before:,} of them earlier" if before else ""
     tokens = f"{usage.input_tokens:,} tokens in, {usage.output_tokens:,} out, {duration(seconds)}"
     click.echo(f"{done}{earlier}{failed} ({tokens})", err=True)
-    if not whole:
-        click.echo("Stopped. Type it again to go on.", err=True)

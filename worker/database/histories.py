@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
+from worker.contracts.base import clean_text
 from worker.database.line import Key
 from worker.database.stories import Said, Story, add_turn, change, clear, find, make, messages
 from worker.errors import InvalidTask
@@ -140,8 +141,10 @@ def _said(number: int, entry: object) -> Said:
         content = "\n".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
     if not isinstance(content, str):
         raise InvalidTask(f"Entry {number}: `content` is {type(content).__name__}, not text.")
-    if "\0" in content:
-        raise InvalidTask(f"Entry {number}: `content` contains a NUL byte; remove it.")
+    try:
+        clean_text(content)
+    except ValueError as error:
+        raise InvalidTask(f"Entry {number}: `content` {error}.") from None
     return Said(role, content, 0, _date(number, entry.get("date")))
 
 

@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds after which a run that fell silent counts as dead, and after which it says that it lives.
 LEASE_S, RENEW_S = 30.0, 10.0
+#: Seconds before a database that did not answer is asked again.
+AGAIN_S = 1.0
 #: Seconds between two looks whether it is the turn of somebody who waits here; the end of a turn in the same
 #: process is seen at once.
 LOOK_S = 0.25
@@ -125,6 +127,7 @@ class Line:
                             _wake(place)
             except InputUnavailable as error:
                 logger.warning("Nobody's turn can be found out: %s", error)
+                renew_at = max(renew_at, time.monotonic() + AGAIN_S)
                 for place in waiting:
                     _wake(place, error)
             left_s = renew_at - time.monotonic()

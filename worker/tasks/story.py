@@ -82,7 +82,9 @@ async def _take(work: Work, turn: Turn, arguments: StoryArguments) -> str:
         first, reply = await _ask(work, counted, arguments, capabilities, layout)
     if ran_away(reply):
         raise runaway(reply)
-    answer = Said("assistant", reply.text, await _length(work, reply))
+    # A model may be cut off in the middle of a character, and no database takes half of one.
+    text = reply.text.encode("utf-8", "replace").decode().replace("\0", "")
+    answer = Said("assistant", text, await _length(work, reply))
     meta = work.meta()
     ending = Ending(
         said=(counted.prompt, answer),

@@ -280,6 +280,24 @@ async def test_a_database_that_is_away_ends_the_waiting_with_an_error_that_may_p
     postgresql.drop("outage")
 
 
+async def test_a_database_that_is_away_is_not_asked_without_a_pause(
+    stories: Stories, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(line_module, "RENEW_S", 0.05)
+    async with stories.turn(KEY, "t"):
+        asked = 0
+
+        async def refuse(_work: object) -> None:
+            nonlocal asked
+            asked += 1
+            raise InputUnavailable("It is away.", retryable=True)
+
+        monkeypatch.setattr(stories.database, "writing", refuse)
+        await asyncio.sleep(0.5)
+        assert 1 <= asked <= 2
+        monkeypatch.undo()
+
+
 async def test_clearing_waits_for_the_turn_that_runs(stories: Stories) -> None:
     async def clear_it() -> None:
         async with stories.alone(KEY):

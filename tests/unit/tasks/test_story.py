@@ -242,3 +242,10 @@ async def test_wrong_arguments_are_named(run_task: Any, scripted: Any, more: Jso
     with pytest.raises(InvalidTask) as caught:
         await tell(run_task, scripted([]), **more)
     assert says in str(caught.value)
+
+
+async def test_half_a_character_at_the_end_of_an_answer_is_no_trouble(run_task, scripted):
+    for number, answer in enumerate(["good \ud83d", "nothing\0"], 1):
+        told = await run_task(scripted([answer]), "story.continue", session_id="s", prompt="Go on.")
+        assert told["turn"] == number
+        assert told["text"] in {"good ?", "nothing"}
