@@ -1,6 +1,7 @@
 """What a PDF says in letters is taken as it stands; what only seems to is not."""
 
 import io
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -8,6 +9,7 @@ from PIL import Image
 from tests import papers
 from worker.documents.document import opened
 from worker.documents.marks import Box
+from worker.documents.pdf import Pdf
 
 
 def cells(markdown: str) -> list[list[str]]:
@@ -201,7 +203,7 @@ async def test_a_page_of_text_on_a_picture_is_taken_at_its_word(read) -> None:
     assert (await read(_with_picture(Image.new("RGB", (60, 80), "white"), text)))["source"] == "text"
 
 
-async def test_lines_inside_of_forms_are_where_they_are_seen(read) -> None:
+def test_lines_inside_of_forms_are_where_they_are_seen(tmp_path: Path) -> None:
     half = b"q 0.5 0 0 0.5 0 %d cm /F Do Q\n" % (papers.HEIGHT // 2)
     font = b"/Font << /F1 5 0 R >>"
     document = papers.raw_pdf(
@@ -218,8 +220,9 @@ async def test_lines_inside_of_forms_are_where_they_are_seen(read) -> None:
             ),
         ]
     )
-    page = await read(document)
-    assert cells(page["markdown"]) == [list(row) for row in papers.TABLE]
+    (tmp_path / "a.pdf").write_bytes(document)
+    rules = Pdf(tmp_path / "a.pdf", "it", 10**6).text(1).rules
+    assert {round(rule.at) for rule in rules if not rule.is_level} == {30, 90, 150, 210}
 
 
 def _with_picture(picture: Image.Image, content: bytes, *, form: bool = False) -> bytes:
