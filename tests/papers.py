@@ -129,6 +129,17 @@ def pdf(
     return out + f"trailer << {trailer} >>\nstartxref\n{start}\n%%EOF\n".encode()
 
 
+def raw_pdf(objects: Sequence[bytes]) -> bytes:
+    """A PDF of objects written by hand; the first is the catalogue."""
+    out = b"%PDF-1.4\n" + b"".join(b"%d 0 obj\n%s\nendobj\n" % (n, one) for n, one in enumerate(objects, 1))
+    return out + b"trailer << /Size %d /Root 1 0 R >>\n%%%%EOF\n" % (len(objects) + 1)
+
+
+def stream(head: str, content: bytes) -> bytes:
+    """A stream as an object of a PDF."""
+    return f"<< {head} /Length {len(content)} >>\nstream\n".encode() + content + b"\nendstream"
+
+
 def looked_at(document: bytes, dpi: int = 200) -> list[Image.Image]:
     """The pages of a PDF as pictures."""
     opened = pypdfium2.PdfDocument(document)

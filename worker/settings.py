@@ -194,7 +194,8 @@ class DocumentSettings(_Group):
     Attributes:
         max_document_pages: most pages one task reads.
         ocr_processes: processes that read pages, of one worker; "auto": one for every four CPUs, at most
-            four. Each takes about 800 MB once it has read a scanned page.
+            four, and no more than fit in half of the memory, as the container allows them. Each takes about
+            800 MB once it has read a scanned page.
     """
 
     max_document_pages: int = Field(default=500, ge=1, le=1000)

@@ -1,12 +1,14 @@
 """The one place where settings become objects."""
 
 import asyncio
+import atexit
 import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from worker import machine
 from worker.backends.base import Backend, BackendOptions, Json
 from worker.backends.registry import create_backend
 from worker.delivery.deliveries import Deliveries, DeliveryOptions
@@ -27,8 +29,9 @@ if TYPE_CHECKING:
 LOOK_AHEAD, SPARE_TASKS = 1.5, 4
 #: Tasks a process holds while no server is ready.
 PARKED = 16
-#: CPUs for each process that reads pages, the most of those, and bytes of addresses each may use.
-_CPUS_A_READER, _MOST_READERS, _READER_BYTES = 4, 4, 4 * 2**30
+#: CPUs for each process that reads pages, the most of those, bytes of addresses each may use, and of memory
+#: it takes once it has read a scanned page.
+_CPUS_A_READER, _MOST_READERS, _READER_BYTES, _READER_MEMORY_BYTES = 4, 4, 4 * 2**30, 900 * 10**6
 
 
 def build_backend(chosen: Settings) -> Backend:
@@ -67,11 +70,18 @@ def build_database(chosen: Settings) -> "Database":
 
 
 def build_readers(chosen: Settings) -> Readers:
-    """The processes that read pages; for one event loop."""
-    cpus, wanted = os.cpu_count() or 1, chosen.documents.ocr_processes
-    processes = min(_MOST_READERS, max(1, cpus // _CPUS_A_READER)) if wanted == "auto" else wanted
+    """The processes that read pages, ended with this one; for one event loop."""
+    cpus, wanted = machine.cpus(), chosen.documents.ocr_processes
+    processes = readers_for(cpus, machine.memory_bytes()) if wanted == "auto" else wanted
     threads = min(_CPUS_A_READER, max(1, cpus // processes))
-    return Readers(processes, threads, _READER_BYTES, chosen.documents.max_document_pages)
+    readers = Readers(processes, threads, _READER_BYTES, chosen.documents.max_document_pages)
+    atexit.register(readers.close)
+    return readers
+
+
+def readers_for(cpus: int, memory_bytes: int) -> int:
+    """Processes that do OCR: one for so many CPUs, while all fit in half of the memory."""
+    return max(1, min(_MOST_READERS, cpus // _CPUS_A_READER, memory_bytes // 2 // _READER_MEMORY_BYTES))
 
 
 def build_tools(chosen: Settings) -> "Tools":

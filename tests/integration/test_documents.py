@@ -169,3 +169,18 @@ def test_200_pages_take_no_more_memory_than_20(start: Start, producer: Celery, b
     assert blobs.read(said["json"]["blob"], 10**9)
     early = max(size for page, size in taken if page <= 100)
     assert max(size for page, size in taken if page > 150) < early * 1.15 + 40 * 2**20
+
+
+def test_a_worker_that_is_stopped_does_not_wait_for_its_readers(
+    producer: Celery, blobs: Blobs, start: Start
+) -> None:
+    worker = start()
+    read(producer, blobs, SCAN)
+    while len(readers := readers_of(worker)) < 2:
+        time.sleep(0.02)
+    for reader in readers:
+        reader.suspend()
+    worker.process.send_signal(signal.SIGQUIT)
+    worker.process.wait(timeout=40)
+    _, alive = psutil.wait_procs(readers, timeout=10)
+    assert not alive

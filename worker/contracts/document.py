@@ -28,7 +28,11 @@ class OcrArguments(Sampling):
     """
 
     document: Input
-    pages: str | Annotated[list[int], Field(min_length=1, max_length=1000)] | None = None
+    pages: (
+        Annotated[str, Field(max_length=1000)]
+        | Annotated[list[int], Field(min_length=1, max_length=1000)]
+        | None
+    ) = None
     mode: OcrMode = "auto"
     language: Language = "auto"
     dpi: int = Field(default=200, ge=72, le=600)
@@ -50,28 +54,36 @@ class OcrArguments(Sampling):
         Raises:
             InvalidTask: one is asked for that is not there, or they are too many.
         """
-        chosen: set[int] = set()
         if self.pages is None:
-            chosen.update(range(1, count + 1))
+            ranges = [(1, count)]
         elif isinstance(self.pages, str):
-            for part in self.pages.replace(" ", "").split(","):
-                first, dash, last = part.partition("-")
-                end = int(last) if last else (count if dash else int(first))
-                if max(int(first), end) > count:
-                    chosen.add(max(int(first), end))
-                chosen.update(range(int(first), min(end, count) + 1))
+            ranges = [_range(part, count) for part in self.pages.replace(" ", "").split(",")]
         else:
-            chosen.update(self.pages)
-        if wrong := [page for page in sorted(chosen) if not 1 <= page <= count]:
-            raise InvalidTask(f"`pages`: there is no page {wrong[0]}; `document` has {count}.")
-        if not chosen:
+            ranges = [(page, page) for page in self.pages]
+        ranges = sorted((first, last) for first, last in ranges if first <= last)
+        if wrong := [page for one in ranges for page in one if not 1 <= page <= count]:
+            raise InvalidTask(f"`pages`: there is no page {min(wrong)}; `document` has {count}.")
+        merged: list[range] = []
+        for first, last in ranges:
+            start = max(first, merged[-1].stop) if merged else first
+            merged.append(range(start, max(start, last + 1)))
+        total = sum(map(len, merged))
+        if total == 0:
             raise InvalidTask(f"`pages` {self.pages!r} names no page.")
-        if len(chosen) > most:
+        if total > most:
             raise InvalidTask(
-                f"`document`: {len(chosen):,} pages are to be read, the limit is {most:,}.",
+                f"`document`: {total:,} pages are to be read, the limit is {most:,}.",
                 'Read some at a time with `pages` ("1-100"), or raise MAX_DOCUMENT_PAGES on the worker.',
             )
-        return sorted(chosen)
+        return [page for one in merged for page in one]
+
+
+def _range(part: str, count: int) -> tuple[int, int]:
+    """The first and the last page of a part such as "7", "1-3" or "5-"."""
+    first, dash, last = part.partition("-")
+    if dash and not last:
+        return int(first), max(int(first), count)
+    return int(first), int(last or first)
 
 
 class OcrPage(TypedDict):

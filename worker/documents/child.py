@@ -7,6 +7,7 @@ import contextlib
 import os
 import queue
 import resource
+import signal
 import sys
 import tempfile
 import threading
@@ -21,8 +22,8 @@ from worker.documents.ocr import Ocr, sample
 from worker.documents.pdf import Pdf
 from worker.documents.reading import layer_page, scanned_page
 from worker.documents.svg import Svg, is_svg
-from worker.documents.wire import PREFIX, Json, receive, send
-from worker.errors import InputUnavailable, TaskError
+from worker.documents.wire import PREFIX, Json, packed, receive, send
+from worker.errors import InputTooLarge, InputUnavailable, TaskError
 
 #: A PDF begins within these bytes (what comes before is somebody's mail header).
 _HEAD_BYTES = 1024
@@ -30,6 +31,10 @@ _HEAD_BYTES = 1024
 _LEFT_S = 7 * 86400
 #: Documents kept open: those of so many tasks take turns without being opened for each page.
 _MOST_OPEN = 8
+#: Seconds after its limit in which who asked ends it.
+_GRACE_S = 1.0
+#: Bytes of JSON one answer may have: twenty times those of a full page of a newspaper's small print.
+MOST_ANSWER_BYTES = 1024 * 1024
 
 Answer = tuple[Json, bytes]
 
@@ -47,7 +52,7 @@ class Child:
         self._open: OrderedDict[tuple[str, int], Pdf | Pictures] = OrderedDict()
         self.operations: dict[str, Callable[..., Answer]] = {
             "look": self.look, "render": self.render, "layer": self.layer,
-            "scan": self.scan, "warm": self.warm,
+            "scan": self.scan, "words": self.words, "warm": self.warm,
         }  # fmt: skip
 
     def look(self, path: str, name: str, most_pixels: int) -> Answer:
@@ -79,10 +84,20 @@ class Child:
         scan = self._engine().read(sheets.picture(page, dpi))
         return {"page": scanned_page(scan, dpi if isinstance(sheets, Pdf) else None)}, b""
 
+    def words(self, path: str, name: str, most_pixels: int) -> Answer:
+        """What is written in a drawing; nothing where it is none."""
+        sheets = self._sheets(path, name, most_pixels)
+        return {"words": sheets.words() if isinstance(sheets, Svg) else ""}, b""
+
     def warm(self) -> Answer:
         """Load OCR's models and read a line with them."""
         scan = self._engine().read(sample())
         return {"read": " ".join(mark.text for mark in scan.marks)}, b""
+
+    def forget(self) -> None:
+        """Close all documents."""
+        while self._open:
+            self._open.popitem()[1].close()
 
     def _engine(self) -> Ocr:
         if self._ocr is None:
@@ -125,23 +140,43 @@ def main() -> None:
     requests: queue.SimpleQueue[Json] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(sys.stdin.buffer, requests), daemon=True).start()
     child = Child(threads)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends it also where a library never comes back
     while True:
         request = requests.get()
+        signal.setitimer(signal.ITIMER_REAL, request.pop("limit_s") + _GRACE_S)
         send(out, *_answer(child, request))
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _answer(child: Child, request: Json) -> Answer:
+def _answer(child: Child, request: Json) -> tuple[bytes, bytes]:
+    """An answer as it is sent."""
+    said, data = _said(child, request)
+    head = packed(said)
+    if len(head) <= MOST_ANSWER_BYTES:
+        return head, data
+    error = InputTooLarge(
+        f"It says {len(head):,} bytes of JSON, the limit of a page is {MOST_ANSWER_BYTES:,}.",
+        "Read it with `mode` 'vlm', or leave it out.",
+    )
+    return packed(_failure(error)), b""
+
+
+def _said(child: Child, request: Json) -> Answer:
     try:
         return child.operations[request.pop("op")](**request)
     except TaskError as error:
-        # It ends with its hint.
-        return {"error": type(error).__name__, "message": str(error), "hint": ""}, b""
+        return _failure(error), b""
     except ImportError as error:
         return {"error": "ImportError", "message": f"This worker cannot read scans: {error}."}, b""
     except MemoryError:
+        child.forget()
         return {"error": "MemoryError", "message": "It takes more memory than a page may."}, b""
     except Exception as error:  # noqa: BLE001 - whatever a library makes of a page is about that page
         return {"error": type(error).__name__, "message": f"{type(error).__name__}: {error}"[:500]}, b""
+
+
+def _failure(error: TaskError) -> Json:
+    return {"error": type(error).__name__, "message": str(error), "hint": ""}  # it ends with its hint
 
 
 def _listen(stream: BinaryIO, requests: queue.SimpleQueue[Json]) -> None:

@@ -35,10 +35,12 @@ class Pictures:
     kind = "picture"
 
     def __init__(self, path: Path, name: str, most_pixels: int) -> None:
-        self._name, self._most_pixels = name, most_pixels
+        self._path, self._name, self._most_pixels = path, name, most_pixels
+        self._sizes: dict[int, tuple[int, int]] = {}
         try:
-            self._file = _quietly(lambda: Image.open(path, formats=tuple(FORMATS)))
-            frames = int(getattr(self._file, "n_frames", 1))
+            with self._opened() as file:
+                frames = int(getattr(file, "n_frames", 1)) if file.format in _PAGED else 1
+                self._check(file, 1)
         except UnidentifiedImageError:
             with path.open("rb") as file:
                 what = what_it_is(file.read(1024))
@@ -48,41 +50,44 @@ class Pictures:
             ) from None
         except _BROKEN as error:
             raise self._broken(error) from None
-        self.count = frames if self._file.format in _PAGED else 1
-        self._check(1)
+        self.count = frames
 
     def picture(self, page: int, _dpi: float = 0, longest_side: int | None = None) -> Image.Image:
         """A page, upright, RGB, no longer than `longest_side`; errors as when it is made."""
         try:
-            _quietly(lambda: self._file.seek(page - 1))
-            self._check(page)
-            upright = _quietly(lambda: ImageOps.exif_transpose(self._file))
+            with self._opened() as file:
+                _quietly(lambda: file.seek(page - 1))
+                self._check(file, page)
+                upright = _quietly(lambda: ImageOps.exif_transpose(file))
             if upright.mode.startswith("I"):  # scanners' 16 bits of gray, of which Pillow keeps the lower 8
-                upright = upright.point(lambda value: value * (1 / 256)).convert("L")
+                upright = upright.convert("I").point(lambda value: value * (1 / 256)).convert("L")
             if "A" in upright.getbands() or "transparency" in upright.info:
                 flat = Image.new("RGBA", upright.size, "white")
                 upright = Image.alpha_composite(flat, upright.convert("RGBA"))
             upright = upright.convert("RGB")
         except _BROKEN as error:
             raise self._broken(error) from None
+        self._sizes[page] = upright.size
         if longest_side is not None:
             upright.thumbnail((longest_side, longest_side), Image.Resampling.LANCZOS)
         return upright
 
     def size(self, page: int) -> tuple[int, int]:
         """Width and height of a page."""
-        return self.picture(page).size
+        return self._sizes.get(page) or self.picture(page).size
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Nothing is open."""
 
-    def _check(self, page: int) -> None:
-        width, height = self._file.size
+    def _opened(self) -> Image.Image:
+        return _quietly(lambda: Image.open(self._path, formats=tuple(FORMATS)))
+
+    def _check(self, file: Image.Image, page: int) -> None:
+        width, height = file.size
         if width * height > self._most_pixels:
             raise too_many_pixels(
                 f"Page {page} of {self._name}" if page > 1 else self._name,
-                self._file.size,
+                file.size,
                 self._most_pixels,
                 "Make it smaller, or raise MAX_IMAGE_PIXELS on the worker.",
             )

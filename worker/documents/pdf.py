@@ -34,6 +34,7 @@ class Pdf:
         self._name, self._most_pixels = name, most_pixels
         try:
             self._document = pypdfium2.PdfDocument(path)
+            self._document.init_forms()  # it draws what is filled in without an appearance
         except pypdfium2.PdfiumError as error:
             if error.err_code in {pdfium.FPDF_ERR_PASSWORD, pdfium.FPDF_ERR_SECURITY}:
                 raise InputUnavailable(
@@ -98,12 +99,17 @@ class Pdf:
             opened.close()
 
     def open(self, page: int) -> pypdfium2.PdfPage:
-        """A page; close it.
+        """A page, with what is filled in and stamped on it as part of it; close it.
 
         Raises:
             InputUnavailable: it is broken.
         """
         try:
+            opened = self._document[page - 1]
+            if pdfium.FPDFPage_GetAnnotCount(opened.raw) == 0:
+                return opened
+            pdfium.FPDFPage_Flatten(opened.raw, pdfium.FLAT_NORMALDISPLAY)
+            opened.close()
             return self._document[page - 1]
         except pypdfium2.PdfiumError as error:
             raise self._broken(page, error) from None

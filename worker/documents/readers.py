@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
-from worker.documents.wire import Json, receive, send
+from worker.documents.wire import Json, packed, receive, send
 from worker.errors import InputTooLarge, InputUnavailable, InvalidTask
 
 #: Errors a reader may name; it says nothing else that is raised here.
@@ -22,6 +22,8 @@ _ERRORS = {error.__name__: error for error in (InvalidTask, InputTooLarge, Input
 _ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "LD_LIBRARY_PATH", "SYSTEMROOT")
 #: What takes seconds.
 _SLOW = {"scan", "warm"}
+#: Processes for what takes no time: one page that takes long does not hold up all others.
+_QUICK = 2
 #: Requests after which a reader is replaced: what libraries leak is bounded.
 _MOST_REQUESTS = 1000
 
@@ -42,7 +44,7 @@ class PageFailed(Exception):
 class Readers:
     """Some processes, started when they are needed; use them on one event loop.
 
-    One opens files, takes what is written in them and makes pictures of pages: that takes no time. Others do
+    Two open files, take what is written in them and make pictures of pages: that takes no time. Others do
     OCR, which takes seconds, so that no document that needs none waits for one that does.
 
     Args:
@@ -55,7 +57,7 @@ class Readers:
     def __init__(self, processes: int, threads: int, most_memory_bytes: int, most_pages: int = 500) -> None:
         self.processes, self.most_pages = processes, most_pages
         arguments = (str(threads), str(most_memory_bytes))
-        self.pools = self._quick, self._slow = _Pool(1, arguments), _Pool(processes, arguments)
+        self.pools = self._quick, self._slow = _Pool(_QUICK, arguments), _Pool(processes, arguments)
 
     async def ask(self, op: str, timeout_s: float, arguments: Mapping[str, object]) -> tuple[Json, bytes]:
         """Have one of them do something; whoever is cancelled meanwhile has it killed.
@@ -73,11 +75,11 @@ class Readers:
             PageFailed: it took too long, or its process ended.
         """
         pool = self._slow if op in _SLOW else self._quick
-        said, data = await pool.ask({"op": op, **arguments}, timeout_s)
+        said, data = await pool.ask({"op": op, "limit_s": timeout_s, **arguments}, timeout_s)
         if error := said.get("error"):
             if error in _ERRORS:
                 raise _ERRORS[error](said["message"], said["hint"])
-            raise PageFailed(said["message"], again=False)
+            raise PageFailed(said["message"], again=error == "MemoryError")
         return said, data
 
     @property
@@ -119,7 +121,7 @@ class _Pool:
                     )
             except TimeoutError:
                 reader.kill()
-                raise PageFailed(f"It was not done within {timeout_s:g} s.", again=True) from None
+                raise PageFailed(f"It was not done within {timeout_s:g} s.", again=False) from None
             except BaseException:
                 reader.kill()
                 raise
@@ -165,7 +167,7 @@ class _Reader:
         into: BinaryIO = process.stdin  # type: ignore[assignment]  # typeshed knows IO[bytes]
         out: BinaryIO = process.stdout  # type: ignore[assignment]
         try:
-            send(into, request)
+            send(into, packed(request))
             return receive(out)
         except (OSError, EOFError, ValueError):
             self.kill()

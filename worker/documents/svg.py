@@ -1,8 +1,11 @@
 """An SVG drawing: what it says, and what it looks like, without anything that is not in it; by resvg."""
 
+import base64
 import io
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 from xml.etree.ElementTree import Element, ParseError, tostring
 
 import defusedxml.ElementTree
@@ -20,6 +23,7 @@ _ROOT = re.compile(
 _NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(px|pt|pc|mm|cm|in)?\s*$")
 _UNITS = {None: 1.0, "px": 1.0, "pt": 96 / 72, "pc": 16.0, "mm": 96 / 25.4, "cm": 96 / 2.54, "in": 96.0}
 _WITHIN = re.compile(r"\s*(?:#|data:image/(?:png|jpe?g|gif|webp)[;,])", re.IGNORECASE)
+_PICTURES = ("PNG", "JPEG", "GIF", "WEBP")
 _LINK = re.compile(r"url\(\s*(['\"]?)(?!\s*#)[^)]*\)|@import[^;]*;?", re.IGNORECASE)
 #: Characters of what it says.
 _MOST_WORDS = 8_000
@@ -30,18 +34,15 @@ def is_svg(data: bytes) -> bool:
     return _ROOT.match(data[:4096]) is not None
 
 
-def words_of(data: bytes, name: str) -> str:
-    """What is written in a drawing, a line each; blocking.
-
-    Raises:
-        InputUnavailable: it is broken, or defines entities.
-    """
-    said = [
-        " ".join("".join(element.itertext()).split())
-        for element in _read(data, name).iter()
-        if isinstance(element.tag, str) and element.tag.rpartition("}")[2] in {"text", "foreignObject"}
-    ]
-    return "\n".join(dict.fromkeys(line for line in said if line))[:_MOST_WORDS]
+def _texts(root: Element) -> Iterator[Element]:
+    """Those that say something, without those inside of others, in their order."""
+    waiting = [root]
+    while waiting:
+        element = waiting.pop()
+        if isinstance(element.tag, str) and element.tag.rpartition("}")[2] in {"text", "foreignObject"}:
+            yield element
+        else:
+            waiting += reversed(element)
 
 
 class Svg(Pictures):
@@ -55,7 +56,7 @@ class Svg(Pictures):
         self._name, self._most_pixels = name, most_pixels
         self.count = 1
         self._root = _read(path.read_bytes(), name)
-        _keep_within(self._root)
+        _keep_within(self._root, most_pixels)
 
     def picture(self, page: int, _dpi: float = 0, longest_side: int | None = None) -> Image.Image:
         """The drawing on white, as long as `longest_side`, or as it says.
@@ -83,13 +84,15 @@ class Svg(Pictures):
             raise InputUnavailable(f"{self._name} is an SVG that cannot be drawn: {error}.") from None
         return Image.open(io.BytesIO(drawn)).convert("RGB")
 
+    def words(self) -> str:
+        """What is written in it, a line each."""
+        said = (" ".join("".join(element.itertext()).split()) for element in _texts(self._root))
+        return "\n".join(dict.fromkeys(line for line in said if line))[:_MOST_WORDS]
+
     def size(self, page: int) -> tuple[int, int]:
         """Width and height, as it says."""
         width, height = _size(self._root)
         return round(width), round(height)
-
-    def close(self) -> None:
-        """Nothing is open."""
 
 
 def _read(data: bytes, name: str) -> Element:
@@ -102,16 +105,41 @@ def _read(data: bytes, name: str) -> Element:
     return root
 
 
-def _keep_within(root: Element) -> None:
-    """Forget everything that is elsewhere: files, addresses, drawings in drawings."""
+def _keep_within(root: Element, most_pixels: int) -> None:
+    """Forget everything that is elsewhere: files, addresses, drawings in drawings; and pictures too large.
+
+    Args:
+        root: of the drawing.
+        most_pixels: all pictures in it may have.
+    """
+    left = most_pixels
     for element in root.iter():
         for key, value in list(element.attrib.items()):
-            if key.rpartition("}")[2] in {"href", "src"} and not _WITHIN.match(value):
-                del element.attrib[key]
+            if key.rpartition("}")[2] in {"href", "src"}:
+                size = _pixels_of(value) if _WITHIN.match(value) else None
+                if size is None or size > left:
+                    del element.attrib[key]
+                else:
+                    left -= size
             elif "url(" in value.lower():
                 element.attrib[key] = _LINK.sub("none", value)
         if isinstance(element.tag, str) and element.tag.rpartition("}")[2] == "style":
             element.text = _LINK.sub("none", element.text or "")
+
+
+def _pixels_of(link: str) -> int | None:
+    """Pixels of the picture that a link holds, by its header; None: it holds none."""
+    if link.lstrip().startswith("#"):
+        return 0
+    head, _, data = link.partition(",")
+    raw = unquote_to_bytes(data)
+    try:
+        if head.rstrip().lower().endswith(";base64"):
+            raw = base64.b64decode(raw)
+        with Image.open(io.BytesIO(raw), formats=_PICTURES) as picture:
+            return picture.width * picture.height
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError):
+        return None
 
 
 def _size(root: Element) -> tuple[float, float]:

@@ -23,6 +23,10 @@ _LEVEL = 10.0
 _SCAN_SHARE, _SCAN_CHARS = 0.5, 100
 #: Share of characters that are none, from which a layer is junk.
 _JUNK_SHARE = 0.1
+#: Share of a page that its text covers at least where pictures cover all of it: a long stamp covers less.
+_COVERED, _LEAST_TEXT = 0.9, 0.05
+#: Forms inside of forms that are looked into.
+_MOST_DEPTH = 15
 
 _INVISIBLE = pdfium.FPDF_TEXTRENDERMODE_INVISIBLE
 _To = Callable[[float, float], tuple[float, float]]
@@ -42,6 +46,7 @@ class TextLayer:
         junk: characters that stand for no letter.
         pictures: share of the page that pictures cover, 0 to 1.
         drawn: whether something else is drawn.
+        written: share of the page that its text covers.
     """
 
     width: float
@@ -53,6 +58,7 @@ class TextLayer:
     junk: int
     pictures: float
     drawn: bool
+    written: float
 
     @property
     def is_real(self) -> bool:
@@ -60,6 +66,8 @@ class TextLayer:
         if self.chars == 0:
             return self.hidden == 0 and self.pictures == 0 and not self.drawn
         if self.junk > _JUNK_SHARE * self.chars:
+            return False
+        if self.pictures >= _COVERED and self.written < _LEAST_TEXT:
             return False
         return self.pictures < _SCAN_SHARE or self.chars >= _SCAN_CHARS
 
@@ -90,8 +98,10 @@ def text_layer(page: pypdfium2.PdfPage) -> TextLayer:
         text.close()
     seen = [char for char in chars if char and not char.text.isspace()]
     junk = sum(map(_is_junk, (char.text for char in seen))) + 5 * "".join(c.text for c in seen).count("(cid:")
+    written = sum((c.box[2] - c.box[0]) * (c.box[3] - c.box[1]) for c in seen) / max(width * height, 1.0)
+    marks, pictures = list(_marks(layer)), min(1.0, pictures)
     return TextLayer(
-        width, height, list(_marks(layer)), rules, len(seen), len(hidden), junk, min(1.0, pictures), drawn
+        width, height, marks, rules, len(seen), len(hidden), junk, pictures, drawn, min(1.0, written)
     )
 
 
@@ -216,32 +226,58 @@ def _drawings(page: pypdfium2.PdfPage, to: _To, area: float) -> tuple[list[Rule]
     rules: list[Rule] = []
     pictures, drawn = 0.0, False
     sides = [ctypes.c_float() for _ in range(4)]
-    for number, thing in enumerate(page.get_objects()):
+    for number, (thing, within) in enumerate(_things(page)):
         if number > _MOST_PIECES:
             break
-        if thing.type in {pdfium.FPDF_PAGEOBJ_PATH, pdfium.FPDF_PAGEOBJ_SHADING}:
+        kind = pdfium.FPDFPageObj_GetType(thing)
+        if kind in {pdfium.FPDF_PAGEOBJ_PATH, pdfium.FPDF_PAGEOBJ_SHADING}:
             drawn = True
-            if thing.type == pdfium.FPDF_PAGEOBJ_PATH and len(rules) < _MOST_PIECES:
-                rules += _rules(thing, to)
-        elif thing.type == pdfium.FPDF_PAGEOBJ_IMAGE and pdfium.FPDFPageObj_GetBounds(thing.raw, *sides):
-            left, top, right, bottom = _box(to, *(side.value for side in sides))
+            if kind == pdfium.FPDF_PAGEOBJ_PATH and len(rules) < _MOST_PIECES:
+                rules += _rules(thing, _matrix(thing).multiply(within), to)
+        elif kind == pdfium.FPDF_PAGEOBJ_IMAGE and pdfium.FPDFPageObj_GetBounds(thing, *sides):
+            left, top, right, bottom = _box(to, *within.on_rect(*(side.value for side in sides)))
             pictures += (right - left) * (bottom - top) / max(area, 1.0)
     return rules, pictures, drawn
 
 
-def _rules(path: Any, to: _To) -> list[Rule]:
+def _things(page: pypdfium2.PdfPage) -> Iterator[tuple[Any, pypdfium2.PdfMatrix]]:
+    """What is drawn, and the matrix from its coordinates to the page's: that of the forms it is in."""
+    count = pdfium.FPDFPage_CountObjects(page.raw)
+    waiting = [
+        (pdfium.FPDFPage_GetObject(page.raw, number), pypdfium2.PdfMatrix(), 0) for number in range(count)
+    ]
+    waiting.reverse()
+    while waiting:
+        thing, within, depth = waiting.pop()
+        if pdfium.FPDFPageObj_GetType(thing) != pdfium.FPDF_PAGEOBJ_FORM:
+            yield thing, within
+        elif depth < _MOST_DEPTH:
+            inner = _matrix(thing).multiply(within)
+            count = pdfium.FPDFFormObj_CountObjects(thing)
+            waiting += [
+                (pdfium.FPDFFormObj_GetObject(thing, number), inner, depth + 1)
+                for number in reversed(range(count))
+            ]
+
+
+def _matrix(thing: Any) -> pypdfium2.PdfMatrix:
+    found = pdfium.FS_MATRIX()
+    pdfium.FPDFPageObj_GetMatrix(thing, ctypes.byref(found))
+    return pypdfium2.PdfMatrix.from_raw(found)
+
+
+def _rules(path: Any, matrix: pypdfium2.PdfMatrix, to: _To) -> list[Rule]:
     """The straight lines of a path; of a thin rectangle its two long sides."""
     fill, stroke = ctypes.c_int(), ctypes.c_int()
-    if not pdfium.FPDFPath_GetDrawMode(path.raw, ctypes.byref(fill), ctypes.byref(stroke)):
+    if not pdfium.FPDFPath_GetDrawMode(path, ctypes.byref(fill), ctypes.byref(stroke)):
         return []
     if not fill.value and not stroke.value:
         return []
-    matrix = path.get_matrix()
     found: list[Rule] = []
     first = last = (0.0, 0.0)
     x, y = ctypes.c_float(), ctypes.c_float()
-    for number in range(min(pdfium.FPDFPath_CountSegments(path.raw), 2000)):
-        segment = pdfium.FPDFPath_GetPathSegment(path.raw, number)
+    for number in range(min(pdfium.FPDFPath_CountSegments(path), 2000)):
+        segment = pdfium.FPDFPath_GetPathSegment(path, number)
         if not pdfium.FPDFPathSegment_GetPoint(segment, ctypes.byref(x), ctypes.byref(y)):
             continue
         here = to(*matrix.on_point(x.value, y.value))

@@ -12,9 +12,13 @@ PREFIX = "kc-document-"
 _LENGTHS = struct.Struct(">II")
 
 
-def send(stream: BinaryIO, said: Json, data: bytes = b"") -> None:
-    """Write one message."""
-    head = json.dumps(said, ensure_ascii=False).encode("utf-8", "replace")
+def packed(said: Json) -> bytes:
+    """An object as it is sent, and kept."""
+    return json.dumps(said, ensure_ascii=False).encode("utf-8", "replace")
+
+
+def send(stream: BinaryIO, head: bytes, data: bytes = b"") -> None:
+    """Write one message: an object that is packed, and bytes."""
     stream.write(_LENGTHS.pack(len(head), len(data)) + head + data)
     stream.flush()
 

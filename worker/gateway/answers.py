@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from worker.contracts.openai import Refusal, refusal_of
 from worker.delivery.sending import TooMuch
 from worker.delivery.states import Update
-from worker.errors import TaskError
+from worker.errors import InputUnavailable, TaskError
 
 _TOO_MUCH = {
     "queue": "The queue is full.",
@@ -80,6 +80,15 @@ def gone() -> ApiError:
 def of_task_error(error: TaskError) -> ApiError:
     """For an error found here."""
     return _of(refusal_of(type(error).__name__, str(error)))
+
+
+def of_storage(error: InputUnavailable) -> ApiError:
+    """For bytes that cannot be kept or read: the disk is full, or the store is away."""
+    if error.retryable:
+        return ApiError(
+            503, str(error), "storage_away", kind="server_error", headers={"Retry-After": str(_RETRY_AFTER_S)}
+        )
+    return ApiError(507, str(error), "storage_full", kind="server_error")
 
 
 def of_failure(update: Update) -> ApiError:

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,8 +17,8 @@ from worker.contracts.document import OcrArguments, OcrMode
 from worker.contracts.openai import refusal_of
 from worker.delivery.states import Update
 from worker.delivery.truth import WorkerTruth, look
-from worker.errors import InputUnavailable, InvalidTask, LocalError
-from worker.gateway.answers import ApiError, documented, not_found, of_failure, of_task_error
+from worker.errors import InputTooLarge, InputUnavailable, InvalidTask, LocalError
+from worker.gateway.answers import ApiError, documented, not_found, of_failure, of_storage, of_task_error
 from worker.gateway.desk import CallerOf, Desk, DeskOf, Reading
 from worker.gateway.forms import Fields, uploaded
 from worker.storage.papers import Written, contents, stem_of, upload, write
@@ -31,6 +32,8 @@ _FIELDS: Fields = {"mode": str, "pages": str, "language": str, "dpi": int, "dead
 _HEAD_BYTES = 1024
 #: What a task says of a document that is none, or not to be opened, is about what was sent and not about how.
 _UNREADABLE = {"InputUnavailable", "ForbiddenInput"}
+#: Threads in which results are written; a copy waits minutes for a server that is away.
+_leaving = ThreadPoolExecutor(8, "results")
 _TASK_ID = re.compile(r"[0-9a-fA-F-]{36}")
 _ENDINGS = {"markdown": (".md", "text/markdown; charset=utf-8"), "json": (".json", "application/json")}
 
@@ -65,6 +68,7 @@ class DocumentRead(BaseModel):
     local_files: Files
     downloads: Files
     s3_files: Files | None = None
+    warning: str | None = Field(default=None, description="Why there are no `s3_files`.")
     timestamp: str = Field(examples=["2026-11-21T18:00:00+00:00"])
     task_id: str
     pages: list[PageRead]
@@ -121,7 +125,9 @@ async def read_pdf(
     ended = await desk.outcome(request, sent.id)
     if ended.state != "SUCCESS":
         raise _of_failure(ended)
-    left, copied = await asyncio.to_thread(_leave, desk.reading, sent.id, stem_of(name), ended.result)
+    left, copied, warning = await asyncio.get_running_loop().run_in_executor(
+        _leaving, _leave, desk.reading, sent.id, stem_of(name), ended.result
+    )
     return {
         "status": "success" if ended.result["pages_processed"] == len(ended.result["pages"]) else "partial",
         "input_file": name,
@@ -129,6 +135,7 @@ async def read_pdf(
         "local_files": vars_of(left),
         "downloads": {kind: f"/ocr/results/{sent.id}/{kind}" for kind in _ENDINGS},
         "s3_files": vars_of(copied) if copied else None,
+        "warning": warning or None,
         "timestamp": datetime.now(UTC).isoformat(timespec="seconds"),
         "task_id": sent.id,
         "pages": ended.result["pages"],
@@ -214,21 +221,27 @@ def _of_failure(ended: Update) -> ApiError:
     return of_failure(ended)
 
 
-def _leave(reading: Reading, task_id: str, stem: str, said: Json) -> tuple[Written, Written | None]:
-    """Write the files, and their copy.
+def _leave(reading: Reading, task_id: str, stem: str, said: Json) -> tuple[Written, Written | None, str]:
+    """Write the files, and their copy, or why there is none.
 
     Raises:
-        ApiError: they cannot be written.
+        ApiError: they cannot be written, or are too large.
     """
     try:
         found = contents(said, reading.blobs)
         left = write(reading.folder / task_id, stem, found)
-        copied = (
-            upload(f"{reading.upload_to.rstrip('/')}/{task_id}", stem, found) if reading.upload_to else None
-        )
-    except (LocalError, InputUnavailable) as error:
+    except InputTooLarge as error:
+        raise of_task_error(error) from None
+    except InputUnavailable as error:
+        raise of_storage(error) from None
+    except LocalError as error:
         raise ApiError(507, str(error), "storage_full", kind="server_error") from None
-    return left, copied
+    if not reading.upload_to:
+        return left, None, ""
+    try:
+        return left, upload(f"{reading.upload_to.rstrip('/')}/{task_id}", stem, found), ""
+    except LocalError as error:
+        return left, None, str(error)
 
 
 def _found(folder: Path, task_id: str, ending: str) -> Path | None:

@@ -12,7 +12,7 @@ from starlette.datastructures import FormData, UploadFile
 
 from worker.contracts.base import Json
 from worker.errors import InputUnavailable
-from worker.gateway.answers import ApiError
+from worker.gateway.answers import ApiError, of_storage
 from worker.storage.blobs import Blobs
 
 #: How the fields of a form are read, by their names.
@@ -43,7 +43,7 @@ class Upload:
         try:
             return await asyncio.to_thread(blobs.put, self.data)
         except InputUnavailable as error:
-            raise ApiError(507, str(error), "storage_full", kind="server_error") from None
+            raise of_storage(error) from None
 
 
 @asynccontextmanager

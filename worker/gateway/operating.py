@@ -128,8 +128,9 @@ async def ocr_health(desk: DeskOf, response: Response) -> Any:
 def _ocr(workers: list[WorkerTruth]) -> Json:
     present, missing = ocr_models(workers)
     reason = "" if able(workers) else "No live worker reads documents."
-    if not reason and not present:
-        reason = "No worker has the OCR models: pip install 'kc-worker[ocr]'."
+    if not reason and (missing or not present):
+        names = ", ".join(missing)
+        reason = f"No live worker has the OCR models {names}: pip install 'kc-worker[ocr]'."
     return {
         "status": "unavailable" if reason else "ok", "reason": reason, "present": present, "missing": missing,
     }  # fmt: skip

@@ -9,6 +9,8 @@ import sys
 import threading
 from pathlib import Path
 
+from worker import machine
+
 _QUIET = 2  # llama.cpp verbosity: warnings and errors
 _PROMPT_CACHE_MIB = 256  # llama.cpp's own default is 8 GiB
 
@@ -23,16 +25,7 @@ def physical_cores() -> int:
     for cpu in allowed:
         siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
         cores.add(siblings.read_text().strip() if siblings.exists() else str(cpu))
-    return min(len(cores), _cpu_quota())
-
-
-def _cpu_quota() -> int:
-    """Whole CPUs a container's limit allows (cgroup v2)."""
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except (OSError, ValueError):
-        return len(os.sched_getaffinity(0))
-    return max(1, int(quota) // int(period)) if quota != "max" else len(os.sched_getaffinity(0))
+    return min(len(cores), machine.cpus())
 
 
 def main() -> None:

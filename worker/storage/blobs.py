@@ -32,12 +32,14 @@ class Blobs:
         except (ImportError, ValueError) as error:
             raise LocalError(f"BLOB_DIR={where}: {error}. For s3://: pip install 'kc-worker[s3]'.") from None
         self._is_local = any(name in _LOCAL for name in self._files.protocol)
+        # What is away raises errors of its own library, and may be back.
+        self._trouble: type[Exception] = OSError if self._is_local else Exception
 
     def put(self, data: bytes) -> str:
         """Keep bytes and return their reference, `sha256:<hex>`; the same ones are kept once, and new again.
 
         Raises:
-            InputUnavailable: the store does not take them now.
+            InputUnavailable: the store does not take them now; retryable where it is another machine.
         """
         digest = hashlib.sha256(data).hexdigest()
         target = self._path(digest)
@@ -46,8 +48,8 @@ class Blobs:
                 self._files.touch(target, truncate=False)
             else:
                 self._write(target, data)
-        except OSError as error:
-            raise InputUnavailable(f"The blob store does not take an input: {error}.") from None
+        except self._trouble as error:
+            raise self._away("The blob store does not take an input", error) from None
         return f"sha256:{digest}"
 
     def keep(self, key: str, data: bytes) -> None:
@@ -60,14 +62,14 @@ class Blobs:
         """
         try:
             self._write(self._kept(key), hashlib.sha256(data).digest() + data)
-        except OSError as error:
-            raise InputUnavailable(f"The blob store does not take a result: {error}.") from None
+        except self._trouble as error:
+            raise self._away("The blob store does not take a result", error) from None
 
     def kept(self, key: str) -> bytes | None:
         """What was kept under a hash; None where there is nothing, or nothing whole."""
         try:
             found: bytes = self._files.cat_file(self._kept(key))
-        except OSError:
+        except self._trouble:
             return None
         digest, data = found[:32], found[32:]
         return data if hashlib.sha256(data).digest() == digest else None
@@ -77,19 +79,19 @@ class Blobs:
 
         Raises:
             InputTooLarge: there are more than `most_bytes`.
-            InputUnavailable: there are none, or they are damaged.
+            InputUnavailable: there are none, they are damaged, or (retryable) the store is away.
         """
         digest = reference.removeprefix("sha256:")
         path = self._path(digest)
         try:
             size = int(self._files.size(path) or 0)
-            if size > most_bytes:
-                raise InputTooLarge(f"{reference} has {size:,} bytes, the limit is {most_bytes:,}.")
-            data: bytes = self._files.cat_file(path)
+            data: bytes | None = self._files.cat_file(path) if size <= most_bytes else None
         except FileNotFoundError:
             raise InputUnavailable(f"{reference!r} cannot be read: there is no such blob.") from None
-        except OSError as error:
-            raise InputUnavailable(f"{reference!r} cannot be read: {error}.") from None
+        except self._trouble as error:
+            raise self._away(f"{reference!r} cannot be read", error) from None
+        if data is None:
+            raise InputTooLarge(f"{reference} has {size:,} bytes, the limit is {most_bytes:,}.")
         if hashlib.sha256(data).hexdigest() != digest:
             raise InputUnavailable(f"{reference} is damaged: its bytes have another hash.", "Send it again.")
         return data
@@ -117,6 +119,10 @@ class Blobs:
                     self._files.rm_file(path)
                 removed, size = removed + 1, size + int(about.get("size") or 0)
         return removed, size
+
+    def _away(self, what: str, error: Exception) -> InputUnavailable:
+        hint = None if self._is_local else "Try again when it is back."
+        return InputUnavailable(f"{what}: {error}.", hint, retryable=not self._is_local)
 
     def _write(self, target: str, data: bytes) -> None:
         """Whole or not at all."""

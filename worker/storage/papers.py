@@ -18,6 +18,9 @@ PATIENCE_S, _MOST_PAUSE_S = 120.0, 5.0
 #: Bytes of the JSON of one document, at most.
 _MOST_BYTES = 256 * 1024 * 1024
 
+#: Bytes of the name of a result without its ending: file systems take 255, with that of a draft.
+_MOST_STEM_BYTES = 180
+
 
 @dataclass(frozen=True, slots=True)
 class Written:
@@ -41,7 +44,7 @@ def contents(result: Json, blobs: Blobs) -> tuple[bytes, bytes]:
 def stem_of(name: str) -> str:
     """The name of a file as that of its results: no folders, no ending, nothing unusual."""
     stem = re.sub(r"[^\w.-]+", "_", Path(name.replace("\\", "/")).stem).strip("._")
-    return stem[:100] or "document"
+    return stem.encode()[:_MOST_STEM_BYTES].decode(errors="ignore") or "document"
 
 
 def write(folder: Path, stem: str, found: tuple[bytes, bytes]) -> Written:

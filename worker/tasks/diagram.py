@@ -23,7 +23,7 @@ from worker.diagrams.process import Process
 from worker.documents.document import opened
 from worker.documents.pictures import Picture, read_picture
 from worker.documents.readers import PageFailed
-from worker.documents.svg import is_svg, words_of
+from worker.documents.svg import is_svg
 from worker.errors import DeadlineExceeded, InputTooLarge, InputUnavailable, InvalidTask
 from worker.tasks.base import Work, task
 from worker.tasks.drawn import question, steps_in
@@ -176,11 +176,12 @@ async def _picture(work: Work, arguments: DiagramArguments, data: bytes) -> tupl
         if page > 1:
             raise InvalidTask("`page`: a picture has one page.", "Leave it out.")
         return await asyncio.to_thread(read_picture, data, "`image`", look), ""
-    words = await asyncio.to_thread(words_of, data, "`image`") if drawn else ""
     try:
-        async with opened(work.tools.readers, data, "`image`", look.most_pixels) as document:
+        deadline = work.call.deadline
+        async with opened(work.tools.readers, data, "`image`", look.most_pixels, deadline) as document:
             if page > document.count:
                 raise InvalidTask(f"`page`: there is no page {page}; `image` has {document.count}.")
+            words = await document.words() if drawn else ""
             sheet = await document.picture(page, _DPI, look.longest_side)
     except PageFailed as error:
         raise InputUnavailable(f"`image` could not be looked at: {error}") from None

@@ -20,6 +20,7 @@ from worker.documents.document import Document, opened
 from worker.documents.ocr import ENGINE
 from worker.documents.pictures import Picture
 from worker.documents.readers import PageFailed
+from worker.documents.wire import packed
 from worker.errors import (
     BackendRejected,
     BackendUnavailable,
@@ -29,6 +30,7 @@ from worker.errors import (
     InvalidTask,
     TaskError,
 )
+from worker.storage.blobs import Blobs
 from worker.tasks.base import Work, task
 from worker.tasks.budget import answer_room
 from worker.tasks.longtext import Steps, at_once, map_calls
@@ -38,6 +40,8 @@ from worker.tasks.whole import ask_whole
 
 #: Markdown with more bytes, or less beside many pages, is kept as a blob: a result is a message in Redis.
 MOST_MARKDOWN_BYTES, _MOST_RESULT_BYTES = 96 * 1024, 192 * 1024
+#: Bytes of JSON of one document: a task holds it twice, and who asked reads it back.
+_MOST_JSON_BYTES = 64 * 1024 * 1024
 #: Times a page is tried whose process ended.
 _TRIES = 3
 #: Pages that OCR is less sure of are shown to the model, where there is one that sees.
@@ -55,7 +59,8 @@ async def ocr(work: Work, arguments: OcrArguments) -> Json:
     """The Markdown, what became of each page, and all of it with boxes as a blob; see `OcrResult`."""
     data = await _bytes(work, arguments)
     try:
-        async with opened(work.tools.readers, data, "`document`", work.tools.look.most_pixels) as document:
+        look, deadline = work.tools.look, work.call.deadline
+        async with opened(work.tools.readers, data, "`document`", look.most_pixels, deadline) as document:
             del data  # it lies on disk now
             chosen = arguments.chosen(document.count, work.tools.readers.most_pages)
             if arguments.mode == "text" and document.kind == "picture":
@@ -108,12 +113,14 @@ class _Reading:
         arguments: its arguments.
         document: what is read.
         blind: why no model is shown pages that OCR read badly; None: nobody has asked yet.
+        taken_bytes: of JSON of the pages that were read.
     """
 
     work: Work
     arguments: OcrArguments
     document: Document
     blind: bool | None = None
+    taken_bytes: int = 0
 
     async def at_once(self) -> int:
         """Pages side by side: as many as are read at once, or shown to a model."""
@@ -136,15 +143,29 @@ class _Reading:
                 said = await self._read(number, self.arguments.mode, entry)
                 if said["source"] == "ocr" and said["confidence"] < _UNSURE and said["characters"]:
                     said = await self._refined(number, entry, said)
+            whole = await asyncio.to_thread(packed, {"page": number, **said})
+            self._take(len(whole))
         except (BackendUnavailable, DeadlineExceeded):
             raise
         except (TaskError, PageFailed) as error:
             entry |= {"cached": False, "error": _reason(error)}
-            return _Read(entry, json.dumps(entry, ensure_ascii=False).encode(), error=error)
+            return _Read(entry, packed(entry), error=error)
         for name in ("source", "confidence", "characters", "width", "height", "unit"):
             entry[name] = said[name]
-        whole = json.dumps({"page": number, **said}, ensure_ascii=False).encode()
         return _Read(entry, whole, said["markdown"])
+
+    def _take(self, size: int) -> None:
+        """Make room for so many bytes.
+
+        Raises:
+            InputTooLarge: the pages before have left too little.
+        """
+        if self.taken_bytes + size > _MOST_JSON_BYTES:
+            raise InputTooLarge(
+                f"The JSON of all pages has more than {_MOST_JSON_BYTES:,} bytes.",
+                "Read some pages at a time with `pages`.",
+            )
+        self.taken_bytes += size
 
     async def _read(self, number: int, mode: Literal["auto", "text", "ocr"], entry: Json) -> Json:
         """A page as it is read without a model."""
@@ -190,7 +211,10 @@ class _Reading:
             self.blind = isinstance(error, BackendRejected)
             entry["warning"] = f"The model did not read it better: {_reason(error)}"
             return said
-        return {**refined, "blocks": said["blocks"], "lines": said["lines"]} if refined["markdown"] else said
+        if not refined["markdown"] or "warning" in entry:
+            return said
+        boxes = {name: said[name] for name in ("width", "height", "unit", "turned", "blocks", "lines")}
+        return {**refined, **boxes}
 
     async def _sees(self) -> bool:
         """Whether a model server is ready now that does not say that it cannot see."""
@@ -210,8 +234,7 @@ class _Reading:
         known = json.dumps([__version__, self.document.digest, number, *about], sort_keys=True)
         key = hashlib.sha256(known.encode()).hexdigest()
         blobs = self.work.tools.texts.inputs.blobs
-        if (kept := await asyncio.to_thread(blobs.kept, key)) is not None:
-            found: Json = json.loads(kept)
+        if (found := await asyncio.to_thread(_kept, blobs, key)) is not None:
             return found
         entry["cached"] = False
         for left in reversed(range(_TRIES)):
@@ -224,7 +247,7 @@ class _Reading:
                     raise
         if "warning" not in entry:
             with contextlib.suppress(InputUnavailable):  # the store does not take it: then it is read again
-                await asyncio.to_thread(blobs.keep, key, json.dumps(said, ensure_ascii=False).encode())
+                await asyncio.to_thread(lambda: blobs.keep(key, packed(said)))
         return said
 
 
@@ -241,8 +264,7 @@ async def _result(work: Work, document: Document, pages: list[_Read]) -> Json:
         work.note_model(ENGINE)
     markdown: str | Json = "\n\n".join(page.markdown for page in read if page.markdown)
     blobs = work.tools.texts.inputs.blobs
-    whole = b'{"kind":"%s","pages":[%s]}' % (document.kind.encode(), b",".join(page.whole for page in pages))
-    reference = await asyncio.to_thread(blobs.put, whole)
+    reference = await asyncio.to_thread(_put, blobs, document.kind, pages)
     raw = str(markdown).encode()
     entries = [page.entry for page in pages]
     if len(raw) > min(MOST_MARKDOWN_BYTES, _MOST_RESULT_BYTES - len(json.dumps(entries))):
@@ -253,6 +275,16 @@ async def _result(work: Work, document: Document, pages: list[_Read]) -> Json:
         "pages_processed": len(read),
         "json": {"blob": reference},
     }
+
+
+def _kept(blobs: Blobs, key: str) -> Json | None:
+    kept = blobs.kept(key)
+    return None if kept is None else json.loads(kept)
+
+
+def _put(blobs: Blobs, kind: str, pages: list[_Read]) -> str:
+    """Keep the JSON of a document; its reference."""
+    return blobs.put(b'{"kind":"%s","pages":[%s]}' % (kind.encode(), b",".join(page.whole for page in pages)))
 
 
 def _nothing_read(pages: list[_Read]) -> Exception:

@@ -2,12 +2,14 @@
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
 import textwrap
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -15,10 +17,11 @@ import pytest
 from PIL import Image
 
 from tests import papers
+from worker.documents.child import _GRACE_S
 from worker.documents.document import opened, warm_up
 from worker.documents.ocr import SAMPLE, models
-from worker.documents.readers import PageFailed, Readers
-from worker.errors import InputTooLarge, InputUnavailable
+from worker.documents.readers import PageFailed, Readers, _Reader
+from worker.errors import DeadlineExceeded, InputTooLarge, InputUnavailable
 
 PAGES = papers.pdf([papers.said(60, 80, f"Page {number}") for number in range(1, 4)])
 
@@ -77,9 +80,76 @@ async def test_what_needs_no_ocr_does_not_wait_for_what_does(own: Readers) -> No
 
 async def test_a_page_that_takes_too_long_is_given_up(own: Readers) -> None:
     async with opened(own, papers.scanned(PAGES), "`document`", 50_000_000) as document:
-        with pytest.raises(PageFailed, match=r"within 0\.05 s"):
+        with pytest.raises(PageFailed, match=r"within 0\.05 s") as caught:
             await own.ask("scan", 0.05, {**_file(document), "page": 1, "dpi": 200})
+        assert not caught.value.again, "it would take as long again"
         assert len(own.pids) == 1
+
+
+def test_a_reader_ends_itself_where_a_library_does_not_come_back() -> None:
+    """The timer's signal ends it in C code too, where no thread of Python gets a turn."""
+    reader = _Reader(("1", str(4 * 2**30)))
+    with pytest.raises(PageFailed, match="was ended by SIGALRM"):
+        reader.ask({"op": "warm", "limit_s": 0.05 - _GRACE_S})
+    assert not reader.is_alive
+
+
+async def test_who_is_cancelled_while_a_document_is_written_leaves_no_file(
+    own: Readers, tmp_path: Path
+) -> None:
+    async def read() -> None:
+        async with opened(own, bytes(64 * 2**20), "`document`", 50_000_000):
+            pytest.fail("it was opened")
+
+    reading = asyncio.create_task(read())
+    await asyncio.to_thread(_wait_until, lambda: list(tmp_path.glob("kc-document-*")))
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+
+
+@pytest.mark.parametrize("where", ["full", "missing"])
+async def test_a_full_disk_is_a_reason_to_try_again(
+    own: Readers, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if where == "full":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, limits[1]))
+    else:
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    try:
+        with pytest.raises(InputUnavailable, match=r"`document` cannot be kept in .* set TMPDIR") as caught:
+            async with opened(own, bytes(2**21), "`document`", 50_000_000):
+                pytest.fail("it was opened")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.retryable
+
+
+async def test_a_page_that_takes_long_holds_up_nobody(own: Readers) -> None:
+    async with opened(own, PAGES, "`document`", 50_000_000) as document:
+        (slow,) = own.pids
+        os.kill(slow, signal.SIGSTOP)
+        reading = asyncio.create_task(document.read(1, "text", 200))
+        await asyncio.sleep(0)
+        assert (await document.read(2, "text", 200))["markdown"] == "Page 2"
+        assert not reading.done()
+        os.kill(slow, signal.SIGCONT)
+        assert (await reading)["markdown"] == "Page 1"
+
+
+async def test_nobody_waits_longer_than_the_deadline(own: Readers) -> None:
+    """For a page, and for the turn of one."""
+    async with opened(own, papers.scanned(PAGES), "`document`", 50_000_000) as document:
+        first = asyncio.create_task(document.read(1, "ocr", 200))
+        await asyncio.to_thread(_wait_until, lambda: len(own.pids) == 2)
+        slow = own.pools[1].pids[0]
+        os.kill(slow, signal.SIGSTOP)
+        with pytest.raises(DeadlineExceeded, match=r"options\.deadline_s passed while a page was read"):
+            await replace(document, deadline=time.monotonic() + 0.1).read(2, "ocr", 200)
+        assert not first.done()
+        os.kill(slow, signal.SIGCONT)
+        assert (await first)["lines"]
 
 
 async def test_a_page_that_wants_too_much_memory_fails_alone() -> None:
@@ -87,8 +157,9 @@ async def test_a_page_that_wants_too_much_memory_fails_alone() -> None:
     tight = Readers(1, 1, 600 * 2**20)
     try:
         async with opened(tight, PAGES, "`document`", 10**9) as document:
-            with pytest.raises(PageFailed):
+            with pytest.raises(PageFailed) as caught:
                 await document.picture(1, 2000, 30_000)
+            assert caught.value.again, "less may be open next time"
             assert (await document.read(1, "text", 200))["markdown"] == "Page 1"
     finally:
         tight.close()
@@ -190,6 +261,17 @@ async def test_what_cannot_be_opened_is_said_in_words(readers: Readers, name: st
         async with opened(readers, data, "`document`", 50_000_000):
             pytest.fail("it was opened")
     assert str(caught.value).startswith("`document` is ")
+
+
+async def test_pictures_that_were_looked_at_are_forgotten(own: Readers) -> None:
+    picture = papers.saved("TIFF", *[Image.new("RGB", (5000, 4000), colour) for colour in ("red", "blue")])
+    rss = []
+    for _ in range(6):
+        async with opened(own, picture, "`document`", 50_000_000) as document:
+            sheet = await document.picture(2, 72, 100)
+            assert (sheet.size, sheet.unit) == ((5000, 4000), "px")
+        rss.append(psutil.Process(own.pids[0]).memory_info().rss)
+    assert max(rss) < rss[0] + 40 * 2**20, "one picture has 60 MB"
 
 
 async def test_pictures_and_pages_of_20000_pixels_are_refused(readers: Readers) -> None:

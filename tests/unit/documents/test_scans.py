@@ -71,12 +71,14 @@ async def test_every_frame_of_a_tiff_is_a_page(read) -> None:
     assert "The second" in (await read(document, page=2))["markdown"]
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "I;16", "P", "RGBA", "CMYK"])
+@pytest.mark.parametrize("mode", ["1", "L", "I;16", "I;16B", "P", "RGBA", "CMYK"])
 async def test_every_kind_of_pixel_is_read(read, mode: str) -> None:
     (picture,) = papers.looked_at(papers.pdf([papers.said(60, 80, "One line of text", 24)]), 100)
     small = picture.crop((0, 60, 500, 180))
-    if mode == "I;16":
-        pixels = np.asarray(small.convert("L")).astype(np.uint16) * 257
+    if mode in {"I;16", "I;16B"}:
+        pixels = (np.asarray(small.convert("L")).astype(np.uint16) * 257).astype(
+            ">u2" if mode == "I;16B" else "<u2"
+        )
         small = Image.fromarray(pixels)
     else:
         small = small.convert(mode)

@@ -5,12 +5,15 @@ import io
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from PIL import Image
 
 from worker.documents.child import _opened
-from worker.documents.svg import Svg, words_of
+from worker.documents.document import opened
+from worker.documents.readers import Readers
+from worker.documents.svg import Svg
 from worker.errors import InputTooLarge, InputUnavailable
 
 RED = '<rect width="100%" height="100%" fill="red"/>'
@@ -93,10 +96,39 @@ def test_pictures_inside_are_drawn(tmp_path: Path) -> None:
     assert drawn(tmp_path, image).getpixel((200, 100)) == (0, 0, 255)
 
 
-def test_what_is_written_is_read() -> None:
+@pytest.mark.parametrize("form", ["base64", "percent"])
+def test_pictures_inside_are_held_to_the_limit_together(tmp_path: Path, form: str) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (1000, 600), "blue").save(buffer, "PNG")
+    data = buffer.getvalue()
+    encoded = f";base64,{base64.b64encode(data).decode()}" if form == "base64" else f",{quote(data)}"
+    link = f"data:image/png{encoded}"
+    images = "".join(
+        f'<image href="{link}" x="{x}" width="100" height="100" preserveAspectRatio="none"/>'
+        for x in (0, 100)
+    )
+    picture = drawn(tmp_path, images)
+    assert picture.getpixel((100, 100)) == (0, 0, 255)
+    assert picture.getpixel((300, 100)) == (255, 255, 255), "the second is over the limit of all"
+
+
+async def test_what_is_written_is_read(readers: Readers) -> None:
+    """By a process of its own: what is parsed was drawn by a stranger."""
     data = b"""<svg xmlns="http://www.w3.org/2000/svg"><text>Check <tspan>the</tspan> order</text><g><text>Za\xc5\xbc</text></g>
     <foreignObject><div xmlns="http://www.w3.org/1999/xhtml">Ship</div></foreignObject><style>no</style></svg>"""
-    assert words_of(data, "x") == "Check the order\nZaż\nShip"
+    async with opened(readers, data, "x", 10**6) as document:
+        assert await document.words() == "Check the order\nZaż\nShip"
+
+
+async def test_texts_inside_of_texts_are_said_once(readers: Readers) -> None:
+    inner = "<text>a" * 20_000 + "</text>" * 20_000
+    data = f'<svg xmlns="http://www.w3.org/2000/svg">{inner}<text>b</text></svg>'.encode()
+    async with opened(readers, data, "x", 10**6) as document:
+        words = await document.words()
+    assert words == "a" * 8_000
+    nested = b'<svg xmlns="http://www.w3.org/2000/svg"><text>a <text>b</text></text></svg>'
+    async with opened(readers, nested, "x", 10**6) as document:
+        assert await document.words() == "a b"
 
 
 @pytest.mark.parametrize(

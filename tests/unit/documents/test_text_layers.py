@@ -1,12 +1,15 @@
 """What a PDF says in letters is taken as it stands; what only seems to is not."""
 
 import io
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from tests import papers
+from worker.documents.document import opened
 from worker.documents.marks import Box
+from worker.documents.pdf import Pdf
 
 
 def cells(markdown: str) -> list[list[str]]:
@@ -183,21 +186,98 @@ async def test_an_empty_page_is_empty(read) -> None:
     assert (page["source"], page["markdown"], page["characters"]) == ("text", "", 0)
 
 
-def _with_picture(picture: Image.Image, content: bytes) -> bytes:
+@pytest.mark.parametrize("form", [False, True])
+async def test_a_scan_with_a_long_stamp_is_a_scan(read, form: bool) -> None:
+    """Also where the picture lies in a form that is scaled up to the page."""
+    picture = papers.looked_at(papers.pdf([papers.said(60, 100, "What can be seen", 24)]), 100)[0]
+    stamp = papers.lines(
+        60, 700, ["Certified copy of the original as it was filed with the court on"] * 2, size=8
+    )
+    page = await read(_with_picture(picture, stamp, form=form))
+    assert page["source"] == "ocr"
+    assert "What can be seen" in page["markdown"]
+
+
+async def test_a_page_of_text_on_a_picture_is_taken_at_its_word(read) -> None:
+    text = papers.lines(60, 80, papers.PROSE * 4)
+    assert (await read(_with_picture(Image.new("RGB", (60, 80), "white"), text)))["source"] == "text"
+
+
+def test_lines_inside_of_forms_are_where_they_are_seen(tmp_path: Path) -> None:
+    half = b"q 0.5 0 0 0.5 0 %d cm /F Do Q\n" % (papers.HEIGHT // 2)
+    font = b"/Font << /F1 5 0 R >>"
+    document = papers.raw_pdf(
+        [
+            b"<< /Type /Catalog /Pages 2 0 R >>",
+            b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+            b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 842] /Contents 4 0 R /Resources %s >>"
+            % b"<< /XObject << /F 6 0 R >> >>",
+            papers.stream("", half),
+            b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+            papers.stream(
+                f"/Type /XObject /Subtype /Form /BBox [0 0 595 842] /Resources << {font.decode()} >>",
+                papers.table(60, 110, ruled=True),
+            ),
+        ]
+    )
+    (tmp_path / "a.pdf").write_bytes(document)
+    rules = Pdf(tmp_path / "a.pdf", "it", 10**6).text(1).rules
+    assert {round(rule.at) for rule in rules if not rule.is_level} == {30, 90, 150, 210}
+
+
+def _with_picture(picture: Image.Image, content: bytes, *, form: bool = False) -> bytes:
     """A page that a picture covers, and text on it."""
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG")
     data = buffer.getvalue()
-    drawn = b"q %d 0 0 %d 0 0 cm /I1 Do Q\n" % (papers.WIDTH, papers.HEIGHT) + content
-    objects = [
-        b"<< /Type /Catalog /Pages 2 0 R >>",
-        b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
-        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 %d %d] /Resources << /Font << /F1 5 0 R >> /XObject << /I1 6 0 R >> >> /Contents 4 0 R >>"
-        % (papers.WIDTH, papers.HEIGHT),
-        b"<< /Length %d >>\nstream\n%s\nendstream" % (len(drawn), drawn),
-        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
-        b"<< /Type /XObject /Subtype /Image /Width %d /Height %d /ColorSpace /DeviceRGB /BitsPerComponent 8 /Filter /DCTDecode /Length %d >>\nstream\n%s\nendstream"
-        % (*picture.size, len(data), data),
-    ]
-    out = b"%PDF-1.4\n" + b"".join(b"%d 0 obj\n%s\nendobj\n" % (n, one) for n, one in enumerate(objects, 1))
-    return out + b"trailer << /Size 7 /Root 1 0 R >>\n%%EOF\n"
+    drawn = (
+        b"q %d 0 0 %d 0 0 cm /%s Do Q\n" % (papers.WIDTH, papers.HEIGHT, b"F" if form else b"I1") + content
+    )
+    return papers.raw_pdf(
+        [
+            b"<< /Type /Catalog /Pages 2 0 R >>",
+            b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+            b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 %d %d] /Resources << /Font << /F1 5 0 R >> "
+            b"/XObject << /I1 6 0 R /F 7 0 R >> >> /Contents 4 0 R >>" % (papers.WIDTH, papers.HEIGHT),
+            papers.stream("", drawn),
+            b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+            papers.stream(
+                f"/Type /XObject /Subtype /Image /Width {picture.width} /Height {picture.height} "
+                "/ColorSpace /DeviceRGB /BitsPerComponent 8 /Filter /DCTDecode",
+                data,
+            ),
+            papers.stream(
+                "/Type /XObject /Subtype /Form /BBox [0 0 1 1] /Resources << /XObject << /I1 6 0 R >> >>",
+                b"/I1 Do",
+            ),
+        ]
+    )
+
+
+@pytest.mark.parametrize("appearance", [True, False])
+async def test_what_is_filled_into_a_form_is_read_and_seen(read, readers, appearance: bool) -> None:
+    font = b"/Font << /F1 5 0 R >>"
+    filled = papers.raw_pdf(
+        [
+            b"<< /Type /Catalog /Pages 2 0 R /AcroForm << /Fields [6 0 R] /DR << %s >> >> >>" % font,
+            b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+            b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 842] /Resources << %s >> /Contents 4 0 R "
+            b"/Annots [6 0 R] >>" % font,
+            papers.stream("", papers.said(60, 142, "Name:", 12)),
+            b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+            b"<< /Type /Annot /Subtype /Widget /FT /Tx /T (name) /V (Ada Lovelace) /DA (/F1 12 Tf 0 g) "
+            b"/Rect [120 695 300 713] /F 4 /P 3 0 R %s >>" % (b"/AP << /N 7 0 R >>" if appearance else b""),
+            papers.stream(
+                "/Type /XObject /Subtype /Form /BBox [0 0 180 18] /Resources << /Font << /F1 5 0 R >> >>",
+                b"/Tx BMC BT /F1 12 Tf 2 4 Td (Ada Lovelace) Tj ET EMC",
+            ),
+        ]
+    )
+    for _ in range(2):
+        page = await read(filled)
+        assert "Ada Lovelace" in page["markdown"]
+        assert page["source"] == "text"
+    async with opened(readers, filled, "`document`", 50_000_000) as document:
+        sheet = await document.picture(1, 72, 1000)
+    field = Image.open(io.BytesIO(sheet.png)).crop((120, 129, 300, 147))
+    assert min(field.convert("L").tobytes()) < 100

@@ -1,5 +1,6 @@
 """Blobs in a folder and in a real S3-speaking server."""
 
+import asyncio
 import hashlib
 import os
 import sys
@@ -8,9 +9,12 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from worker.errors import InputTooLarge, InputUnavailable, LocalError
+from worker.gateway.answers import ApiError
+from worker.gateway.forms import Upload
 from worker.local.child import Child, free_port
 from worker.storage.blobs import Blobs
 
@@ -117,3 +121,31 @@ def test_putting_again_makes_a_blob_new(tmp_path: Path) -> None:
 def test_an_unknown_kind_of_url_says_what_to_do() -> None:
     with pytest.raises(LocalError, match="BLOB_DIR=nope://x"):
         Blobs("nope://x")
+
+
+async def test_a_store_that_is_away_is_a_reason_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (
+        ("AWS_ACCESS_KEY_ID", "x"),
+        ("AWS_SECRET_ACCESS_KEY", "x"),
+        ("AWS_DEFAULT_REGION", "us-east-1"),
+        ("AWS_MAX_ATTEMPTS", "1"),
+    ):
+        monkeypatch.setenv(name, value)
+    with S3(free_port()) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        fsspec.get_filesystem_class("s3").clear_instance_cache()  # that of another server
+        blobs = Blobs(f"s3://bucket/{time.time_ns()}")
+        reference = blobs.put(b"hello")
+        blobs.keep("0" * 64, b"hello")
+    for asked in (
+        lambda: blobs.put(b"more"),
+        lambda: blobs.keep("1" * 64, b"more"),
+        lambda: blobs.read(reference, 10),
+    ):
+        with pytest.raises(InputUnavailable, match=r"Try again when it is back") as caught:
+            await asyncio.to_thread(asked)
+        assert caught.value.retryable
+    assert await asyncio.to_thread(blobs.kept, "0" * 64) is None
+    with pytest.raises(ApiError) as refused:
+        await Upload("a.pdf", b"more", {}).kept(blobs)
+    assert (refused.value.status, refused.value.body["error"]["code"]) == (503, "storage_away")

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -33,6 +34,7 @@ from worker.tasks import document as task
 from worker.tasks.base import feed
 
 THREE = papers.pdf([papers.said(60, 80, f"Page {number}") for number in (1, 2, 3)])
+THREE_WORDS = papers.said(60, 80, "Three small words")
 NONE = ScriptedBackend([])
 
 
@@ -83,7 +85,16 @@ async def test_what_ocr_read_says_so(run_task: Runner) -> None:
 
 @pytest.mark.parametrize(
     ("pages", "read"),
-    [("2", [2]), ("1-2", [1, 2]), ("3,1", [1, 3]), (" 2 - 3, 3", [2, 3]), ("2-", [2, 3]), ([3, 1], [1, 3])],
+    [
+        ("2", [2]),
+        ("1-2", [1, 2]),
+        ("3,1", [1, 3]),
+        (" 2 - 3, 3", [2, 3]),
+        ("2-", [2, 3]),
+        ([3, 1], [1, 3]),
+        ("1-3,1,2-3", [1, 2, 3]),
+        ("3-1,2", [2]),
+    ],
 )
 def test_pages_are_chosen(pages: Any, read: list[int]) -> None:
     arguments = OcrArguments.parse({"document": {"url": "-"}, "pages": pages})
@@ -115,6 +126,19 @@ async def test_too_many_pages(run_task: Runner) -> None:
     with pytest.raises(InvalidTask, match=r"3 pages are to be read, the limit is 2\. Read some at a time"):
         await run_task(NONE, "document.ocr", document=given(THREE))
     assert (await run_task(NONE, "document.ocr", document=given(THREE), pages="2-3"))["pages_processed"] == 2
+
+
+def test_pages_named_over_and_over_are_counted_once_and_not_listed() -> None:
+    arguments = OcrArguments.parse({"document": {"url": "-"}, "pages": ",".join(["1-"] * 333)})
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidTask, match="1,000,000 pages are to be read"):
+            arguments.chosen(1_000_000, 500)
+        assert tracemalloc.get_traced_memory()[1] < 10**6
+    finally:
+        tracemalloc.stop()
+    with pytest.raises(InvalidTask, match="pages"):
+        OcrArguments.parse({"document": {"url": "-"}, "pages": "1," * 500 + "2"})
 
 
 async def test_what_was_read_once_is_not_read_again(
@@ -224,6 +248,21 @@ async def test_the_result_of_many_pages_fits_a_message(run_task: Runner) -> None
     assert len(json.dumps(result)) < 256 * 1024
 
 
+async def test_a_page_that_says_too_much_fails_alone(run_task: Runner) -> None:
+    loud = b"".join(papers.said(x, y, "a", 1) for x in range(2, 590, 3) for y in range(2, 840, 8))
+    result = await run_task(NONE, "document.ocr", document=given(papers.pdf([THREE_WORDS, loud])))
+    assert result["markdown"] == "Three small words"
+    assert "bytes of JSON, the limit of a page is 1,048,576" in result["pages"][1]["error"]
+
+
+async def test_what_all_pages_say_is_bounded(run_task: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task, "_MOST_JSON_BYTES", 1000)
+    result = await run_task(NONE, "document.ocr", document=given(papers.pdf([THREE_WORDS] * 9)))
+    assert 0 < result["pages_processed"] < 9
+    assert len(run_task.blobs.read(result["json"]["blob"], 10**6)) < 4000
+    assert "Read some pages at a time with `pages`" in result["pages"][-1]["error"]
+
+
 async def test_cancelling_stops_in_the_middle_of_a_page(run_task: Runner) -> None:
     scan = papers.scanned(papers.pdf([papers.lines(60, 80, papers.PROSE * 8)] * 3))
     running = asyncio.create_task(run_task(NONE, "document.ocr", document=given(scan)))
@@ -244,7 +283,7 @@ async def test_a_deadline_that_has_passed(run_task: Runner) -> None:
 async def test_the_model_reads_pages_where_that_is_asked(run_task: Runner) -> None:
     eyes = Seeing(["```markdown\n# One\n```", "Two", "| a |\n| --- |"])
     result = await run_task(eyes, "document.ocr", document=given(THREE), mode="vlm")
-    assert result["markdown"] == "# One\n\nTwo\n\n| a |\n| --- |"
+    assert set(result["markdown"].split("\n\n")) == {"# One", "Two", "| a |\n| --- |"}
     assert {page["source"] for page in result["pages"]} == {"vlm"}
     assert result["pages"][0]["confidence"] is None
     assert (result["pages"][0]["width"], result["pages"][0]["unit"]) == (595.0, "pt")
@@ -320,6 +359,7 @@ async def test_a_page_that_ocr_reads_badly_is_shown_to_the_model(run_task: Runne
     ("eyes", "warning"),
     [
         (Seeing([("la la", "repetition")] * 2), "repeats itself"),
+        (Seeing([("# Cut", "length")]), "was cut off after"),
         (Seeing([BackendRejected("No pictures.")], vision=None), "No pictures."),
         (Seeing([BackendUnavailable("It is down.")]), "It is down."),
         (Seeing([], vision=False), None),
@@ -334,6 +374,22 @@ async def test_what_ocr_read_stays_where_the_model_does_no_better(
     assert result["pages"][0]["source"] == "ocr"
     assert (warning or "") in result["pages"][0].get("warning", "")
     assert ("warning" in result["pages"][0]) == bool(warning)
+
+
+@pytest.mark.usefixtures("unsure")
+async def test_boxes_of_a_turned_page_fit_its_size(run_task: Runner) -> None:
+    lying = papers.saved(
+        "PNG",
+        papers.looked_at(papers.pdf([papers.lines(60, 80, papers.PROSE * 3)]), 100)[0].rotate(
+            90, expand=True
+        ),
+    )
+    result = await run_task(Seeing(["# Better"], vision=None), "document.ocr", document=given(lying))
+    page = (await whole(run_task, result))["pages"][0]
+    assert (page["source"], page["turned"]) == ("vlm", 90)
+    assert page["width"] < page["height"], "as it was turned"
+    assert (result["pages"][0]["width"], result["pages"][0]["height"]) == (page["width"], page["height"])
+    assert all(line["box"][3] <= page["height"] for line in page["lines"])
 
 
 async def test_a_page_that_ocr_reads_well_is_not_shown(run_task: Runner) -> None:
