@@ -242,8 +242,9 @@ def test_ctrl_c_and_a_kill_and_going_on_do_nothing_twice(
     ran = kc_worker("posters", "many.json", "--out", "out", **served)
     assert ran.returncode == 0, ran.stderr
     assert len(list(out.glob("p*.json"))) == 150
-    # Ctrl-C cancels what the server works on, and that is asked again; what a kill left behind is found again.
-    assert answered(scripted) - before <= 150 + 4
+    # What a kill left behind is found again. Ctrl-C cancels what the worker has, at most ten here: an answer that
+    # meets its own cancellation is asked for once more.
+    assert answered(scripted) - before <= 150 + 10
 
 
 def test_failed_ones_are_tried_again_when_told_to(
@@ -306,7 +307,7 @@ def test_all_are_done_once_more_and_going_on_does_none_of_them_twice(
     ran = kc_worker(*command, "--json", **served)
     assert ran.returncode == 0, ran.stderr
     assert 10 <= json.loads(ran.stdout)["before"] < 60
-    assert answered(scripted) - before <= 60 + 4
+    assert answered(scripted) - before <= 60 + 10
 
 
 def test_what_a_crash_left_in_the_errors_is_no_trouble(
