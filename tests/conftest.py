@@ -127,6 +127,14 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
     server.drop(name)
 
 
+@pytest.fixture(scope="module")
+def broker() -> Iterator[LocalRedis]:
+    """Of one module alone: no other worker takes its tasks."""
+    with LocalRedis() as server:
+        server.wait_ready()
+        yield server
+
+
 @pytest.fixture
 def producer(redis_url: str) -> Iterator[Celery]:
     """A producer as other services write it: plain Celery, nothing of ours."""

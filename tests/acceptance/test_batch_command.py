@@ -18,13 +18,6 @@ from worker.local.scripted import LocalScripted
 
 
 @pytest.fixture(scope="module")
-def broker() -> Iterator[LocalRedis]:
-    with LocalRedis() as server:
-        server.wait_ready()
-        yield server
-
-
-@pytest.fixture(scope="module")
 def scripted() -> Iterator[LocalScripted]:
     with LocalScripted("vllm", latency_s=0.2, keep=100_000) as server:
         server.wait_ready()

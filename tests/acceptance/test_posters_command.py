@@ -98,13 +98,6 @@ def pictures() -> Iterator[Pictures]:
 
 
 @pytest.fixture(scope="module")
-def broker() -> Iterator[LocalRedis]:
-    with LocalRedis() as server:
-        server.wait_ready()
-        yield server
-
-
-@pytest.fixture(scope="module")
 def scripted() -> Iterator[LocalScripted]:
     with LocalScripted("llamacpp", latency_s=0.05, vision=1, tokens=2000, slots=4) as server:
         server.wait_ready()

@@ -48,7 +48,7 @@ class PosterFolder:
 
     Args:
         folder: made where it is not there.
-        posters: the list; it is told which are tried again.
+        posters: the list.
         again: whether those that have failed are done once more.
         overwrite: whether all are.
 
@@ -135,15 +135,16 @@ class PosterFolder:
         if self._overwrite:
             self.former, note = note, None
             since.write_bytes(b"")
-        self._posters.again.update(note.again if note else {})
+        note = note or self.note
         opened.enter_context(self._errors)
         failed = self._failed()
         if self._again:
-            self._posters.again.update({name: self._posters.again.get(name, 0) + 1 for name in failed})
+            again = {name: note.again.get(name, 0) + 1 for name in failed}
+            note = replace(note, again={**note.again, **again})
         if self._again or self._overwrite:
             failed = {}
             self._errors.clear()
-        self._save(replace(note or self.note, again=self._posters.again))
+        self._save(note)
         begun_ns = since.stat().st_mtime_ns if since.exists() else 0
         for one in self._posters.lines():
             name, path = self._posters.name(one.number), self.path(one.number)

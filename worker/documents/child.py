@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from worker.documents.frames import Pictures, png
+from worker.documents.kind import HEAD_BYTES, is_pdf
 from worker.documents.ocr import Ocr, sample
 from worker.documents.pdf import Pdf
 from worker.documents.reading import layer_page, scanned_page
@@ -25,8 +26,6 @@ from worker.documents.svg import Svg, is_svg
 from worker.documents.wire import PREFIX, Json, packed, receive, send
 from worker.errors import InputTooLarge, InputUnavailable, TaskError
 
-#: A PDF begins within these bytes (what comes before is somebody's mail header).
-_HEAD_BYTES = 1024
 #: Seconds after which nobody reads a document any more that lies in the folder for temporary files.
 _LEFT_S = 7 * 86400
 #: Documents kept open: those of so many tasks take turns without being opened for each page.
@@ -122,10 +121,10 @@ def _opened(path: Path, name: str, most_pixels: int) -> Pdf | Pictures:
         InputTooLarge: it is a picture with more pixels than it may have.
     """
     with path.open("rb") as file:
-        head = file.read(_HEAD_BYTES)
+        head = file.read(HEAD_BYTES)
     if not head:
         raise InputUnavailable(f"{name} is empty.", "Send a PDF or a picture.")
-    if b"%PDF" in head:
+    if is_pdf(head):
         return Pdf(path, name, most_pixels)
     return (Svg if is_svg(head) else Pictures)(path, name, most_pixels)
 

@@ -72,6 +72,12 @@ def not_found(what: str) -> ApiError:
     return ApiError(404, f"There is no {what}.", "not_found")
 
 
+def unavailable(message: str, code: str) -> ApiError:
+    """For what does not work now; the caller is told when to come back."""
+    headers = {"Retry-After": str(_RETRY_AFTER_S)}
+    return ApiError(503, message, code, kind="server_error", headers=headers)
+
+
 def gone() -> ApiError:
     """The caller went away; nobody gets this."""
     return ApiError(499, "The caller went away.", "cancelled")
@@ -85,9 +91,7 @@ def of_task_error(error: TaskError) -> ApiError:
 def of_storage(error: InputUnavailable) -> ApiError:
     """For bytes that cannot be kept or read: the disk is full, or the store is away."""
     if error.retryable:
-        return ApiError(
-            503, str(error), "storage_away", kind="server_error", headers={"Retry-After": str(_RETRY_AFTER_S)}
-        )
+        return unavailable(str(error), "storage_away")
     return ApiError(507, str(error), "storage_full", kind="server_error")
 
 

@@ -26,7 +26,7 @@ from worker.delivery.following import Follower
 from worker.delivery.sending import Sender
 from worker.errors import SettingsError
 from worker.gateway import batches, diagrams, documents, files, openai, operating, tasks
-from worker.gateway.answers import ApiError, answer, gone, on_api_error
+from worker.gateway.answers import ApiError, answer, gone, on_api_error, unavailable
 from worker.gateway.desk import Desk, Reading
 from worker.gateway.feeding import kept_feeding
 from worker.gateway.guard import REQUEST_ID, Guard
@@ -166,9 +166,7 @@ def _redis_is_away(address: RedisAddress) -> Any:
         if not isinstance(error, RedisError | ConnectionError | TimeoutError):
             raise error
         message = str(unusable(address, error))
-        return answer(
-            ApiError(503, message, "redis_unavailable", kind="server_error", headers={"Retry-After": "5"})
-        )
+        return answer(unavailable(message, "redis_unavailable"))
 
     return on_error
 

@@ -12,7 +12,7 @@ from worker.contracts.diagram import DiagramArguments
 from worker.delivery.truth import look
 from worker.diagrams import formats, table
 from worker.errors import InputUnavailable, InvalidTask
-from worker.gateway.answers import ApiError, documented, not_found, of_failure, of_task_error
+from worker.gateway.answers import documented, not_found, of_failure, of_task_error, unavailable
 from worker.gateway.desk import CallerOf, DeskOf
 from worker.gateway.forms import Fields, uploaded
 
@@ -152,10 +152,7 @@ async def process(request: Request, desk: DeskOf, caller: CallerOf) -> Any:
     upload = await uploaded(request, desk.reading.most_bytes, _FIELDS)
     arguments = _arguments(upload.name, upload.fields)
     if not any(TASK in worker.tasks for worker in (await look(desk.client)).workers):
-        raise ApiError(
-            503, "No live worker describes diagrams.", "no_worker", kind="server_error",
-            headers={"Retry-After": "5"},
-        )  # fmt: skip
+        raise unavailable("No live worker describes diagrams.", "no_worker")
     reference = await upload.kept(desk.reading.blobs)
     del upload
     sent = await desk.send(caller, TASK, {"image": {"blob": reference}, **arguments}, "interactive")
@@ -240,9 +237,7 @@ async def _remembered(asked: Any) -> Any:
     try:
         return await asked
     except InputUnavailable as error:
-        raise ApiError(
-            503, str(error), "database_unavailable", kind="server_error", headers={"Retry-After": "5"}
-        ) from None
+        raise unavailable(str(error), "database_unavailable") from None
 
 
 def _counts(row: Json) -> Json:

@@ -17,8 +17,17 @@ from worker.contracts.document import OcrArguments, OcrMode
 from worker.contracts.openai import refusal_of
 from worker.delivery.states import Update
 from worker.delivery.truth import WorkerTruth, look
+from worker.documents.kind import is_pdf
 from worker.errors import InputTooLarge, InputUnavailable, InvalidTask, LocalError
-from worker.gateway.answers import ApiError, documented, not_found, of_failure, of_storage, of_task_error
+from worker.gateway.answers import (
+    ApiError,
+    documented,
+    not_found,
+    of_failure,
+    of_storage,
+    of_task_error,
+    unavailable,
+)
 from worker.gateway.desk import CallerOf, Desk, DeskOf, Reading
 from worker.gateway.forms import Fields, uploaded
 from worker.storage.papers import Written, contents, stem_of, upload, write
@@ -28,8 +37,6 @@ router = APIRouter(prefix="/ocr", tags=["documents"])
 UPLOAD_PATH = "/ocr/pdf"
 TASK = "document.ocr"
 _FIELDS: Fields = {"mode": str, "pages": str, "language": str, "dpi": int, "deadline_s": float}
-#: A PDF begins within these bytes.
-_HEAD_BYTES = 1024
 #: What a task says of a document that is none, or not to be opened, is about what was sent and not about how.
 _UNREADABLE = {"InputUnavailable", "ForbiddenInput"}
 #: Threads in which results are written; a copy waits minutes for a server that is away.
@@ -112,7 +119,7 @@ async def read_pdf(
     """
     asked = {"mode": mode, "pages": pages, "language": language, "dpi": dpi, "deadline_s": deadline_s}
     uploaded_pdf = await uploaded(request, desk.reading.most_bytes, _FIELDS)
-    if b"%PDF" not in uploaded_pdf.data[:_HEAD_BYTES]:
+    if not is_pdf(uploaded_pdf.data):
         raise ApiError(400, "`file` is not a PDF. Pictures can be read as a task.", "not_a_pdf", param="file")
     name = uploaded_pdf.name or "document.pdf"
     arguments = _arguments(
@@ -211,7 +218,7 @@ async def _check_workers(desk: Desk, mode: str) -> None:
     if not reason and mode == "ocr" and (missing := ocr_models(workers)[1]):
         reason = f"No live worker has the OCR models {', '.join(missing)}."
     if reason:
-        raise ApiError(503, reason, "ocr_unavailable", kind="server_error", headers={"Retry-After": "5"})
+        raise unavailable(reason, "ocr_unavailable")
 
 
 def _of_failure(ended: Update) -> ApiError:

@@ -174,12 +174,12 @@ def home_of(folder: Path, owner: str) -> Path:
     return folder / hashlib.sha256(owner.encode()).hexdigest()[:32]
 
 
-def write_whole(target: Path, text: str) -> None:
+def write_whole(target: Path, content: str | bytes) -> None:
     """Write a file so that whoever reads it finds the old or the new one, also after a crash."""
     draft = target.with_name(f".{target.name}-{secrets.token_hex(4)}")
     try:
-        with draft.open("x") as file:
-            file.write(text)
+        with draft.open("xb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         draft.replace(target)

@@ -12,6 +12,7 @@ import fsspec
 from worker.contracts.base import Json
 from worker.errors import LocalError
 from worker.storage.blobs import Blobs
+from worker.storage.files import write_whole
 
 #: Seconds an upload is tried for: a server that is started again is there by then. Seconds between, at most.
 PATIENCE_S, _MOST_PAUSE_S = 120.0, 5.0
@@ -57,9 +58,7 @@ def write(folder: Path, stem: str, found: tuple[bytes, bytes]) -> Written:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path, data in zip(paths, found, strict=True):
-            draft = path.with_name(f".{path.name}.draft")
-            draft.write_bytes(data)
-            draft.replace(path)
+            write_whole(path, data)
     except OSError as error:
         raise LocalError(f"{folder} cannot be written to: {error.strerror}.") from None
     return Written(*map(str, paths))

@@ -21,6 +21,7 @@ from worker.delivery.once import fingerprint
 from worker.diagrams import formats, table
 from worker.diagrams.process import Process
 from worker.documents.document import opened
+from worker.documents.kind import is_pdf
 from worker.documents.pictures import Picture, read_picture
 from worker.documents.readers import PageFailed
 from worker.documents.svg import is_svg
@@ -126,7 +127,7 @@ async def _process(work: Work, arguments: DiagramArguments, seen: _Seen) -> Proc
         seen.result = fingerprint("text", seen.file_hash, source, arguments.page, __version__)
         await _keep(work, seen.result, process)
         return process
-    if not is_svg(data) and not _is_pdf(data) and await asyncio.to_thread(formats.is_text, data):
+    if not is_svg(data) and not is_pdf(data) and await asyncio.to_thread(formats.is_text, data):
         formats.read(data, seen.name or "`image`")  # says what it knows instead
     return await _seen_before(work, arguments, seen) or await _look(work, arguments, seen)
 
@@ -172,7 +173,7 @@ async def _picture(work: Work, arguments: DiagramArguments, data: bytes) -> tupl
     """
     look, page = work.tools.look, arguments.page
     drawn = is_svg(data)
-    if not drawn and not _is_pdf(data):
+    if not drawn and not is_pdf(data):
         if page > 1:
             raise InvalidTask("`page`: a picture has one page.", "Leave it out.")
         return await asyncio.to_thread(read_picture, data, "`image`", look), ""
@@ -187,10 +188,6 @@ async def _picture(work: Work, arguments: DiagramArguments, data: bytes) -> tupl
         raise InputUnavailable(f"`image` could not be looked at: {error}") from None
     kind = "SVG" if drawn else "PDF"
     return Picture(sheet.png, "image/png", *sheet.pixels, sheet.pixels, kind), words
-
-
-def _is_pdf(data: bytes) -> bool:
-    return b"%PDF" in data[:1024]
 
 
 async def _keep(work: Work, key: str, process: Process, file_type: str = "") -> None:

@@ -64,14 +64,6 @@ def scripted() -> Iterator[LocalScripted]:
 
 
 @pytest.fixture(scope="module")
-def broker() -> Iterator[LocalRedis]:
-    """Without other workers than those of the module."""
-    with LocalRedis() as server:
-        server.wait_ready()
-        yield server
-
-
-@pytest.fixture(scope="module")
 def at_work(
     broker: LocalRedis, scripted: LocalScripted, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LocalWorker]:
